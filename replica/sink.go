@@ -1,0 +1,55 @@
+package replica
+
+import (
+	"bufio"
+	"context"
+)
+
+// Sink is where a replica's data goes: the applier. Its methods are called by [Run] alone.
+type Sink interface {
+	// Resume finds out where to go on: it connects to the target, claims it for this process, and reads the checkpoint. It begins
+	// every attempt, the first as well as each one after an error; whatever the sink kept in memory before is void.
+	Resume(ctx context.Context, src SourceInfo) (Resume, error)
+
+	// Snapshot replaces what the target holds by the RDB that snap.RDB yields, reading exactly up to its last byte and no further, and
+	// returns the position that the stream goes on from: snap.At, with the database that the RDB's repl-stream-db names. When it
+	// returns nil the snapshot and that position are durable in the target. Called only when Resume allowed a full resync.
+	Snapshot(ctx context.Context, snap Snapshot) (Position, error)
+
+	// Apply takes one unit, in order, from one goroutine, while Commit runs. It copies what it keeps, blocks while too much is
+	// underway, and returns early with ctx's error or, when Commit has failed, with any error. A unit without commands moves the position only.
+	Apply(ctx context.Context, u *Unit) error
+
+	// Commit writes what Apply took, in order, each unit exactly once, until ctx ends; then it finishes what Apply took before that and
+	// returns nil. It waits out a target that is away; it returns an error when the work has to start again from Resume.
+	Commit(ctx context.Context) error
+
+	// Checkpointed is the offset up to which everything is durable in the target. Any goroutine may ask, at any time.
+	Checkpointed() int64
+}
+
+// Resume is a sink's answer to "where do we go on".
+type Resume struct {
+	// From is the checkpoint's position; zero when there is none to go on from.
+	From Position
+	// FullResync is nil when the target may be filled from a snapshot; otherwise it is the [Stop] to end with rather than ask the
+	// source for one.
+	FullResync error
+}
+
+// Snapshot is the RDB of a full resync on its way.
+type Snapshot struct {
+	At   Position      // what +FULLRESYNC said; its DB is 0
+	Size int64         // bytes, or -1 when the source does not know (diskless)
+	RDB  *bufio.Reader // the link's own: what is left unread in it belongs to the link
+}
+
+// SourceInfo is what the source said of itself before an attempt.
+type SourceInfo struct {
+	Addr    string // as dialled, for messages
+	RunID   string // of the server process: the same one on both ends means that source and target are one
+	Version string // redis_version, or valkey_version where there is one
+	Server  string // "redis" or "valkey"
+	ReplID  string // master_replid
+	Role    string // "master" or "slave"
+}

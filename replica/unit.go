@@ -1,0 +1,23 @@
+package replica
+
+// Unit is what is applied as a whole or not at all: one command, or one whole MULTI…EXEC. A position between two units is safe to resume
+// from; one inside a unit does not exist for a sink.
+//
+// Its memory belongs to the [Stream] that filled it and is valid until the next call of Next.
+type Unit struct {
+	// Cmds are the commands to write, without what only steers the stream: SELECT, MULTI, EXEC, PING and REPLCONF are consumed. Empty
+	// for a unit that only moves the offset.
+	Cmds []Command
+	// Start is the offset before the unit's first byte, in End's history.
+	Start int64
+	// End is the position behind the unit's last byte.
+	End Position
+	// GetAck says that the source asked for an acknowledgement: it wants to hear an offset of End or beyond, as soon as it is durable.
+	GetAck bool
+}
+
+// Command is one command of a unit: its arguments, the name first, as the source sent them, and the database it is for.
+type Command struct {
+	Args [][]byte
+	DB   int
+}
