@@ -21,11 +21,13 @@ type Sink interface {
 	Apply(ctx context.Context, u *Unit) error
 
 	// Commit writes what Apply took, in order, each unit exactly once, until ctx ends; then it finishes what Apply took before that and
-	// returns nil. It waits out a target that is away; it returns an error when the work has to start again from Resume.
+	// returns nil, or ctx's error when the target is away just then. While ctx lasts it waits for a target that is away; it returns an
+	// error when the work has to start again from Resume.
 	Commit(ctx context.Context) error
 
-	// Checkpointed is the offset up to which everything is durable in the target. Any goroutine may ask, at any time.
-	Checkpointed() int64
+	// Checkpointed is the offset up to which everything is durable in the target, and a channel that is closed when it has moved on.
+	// Any goroutine may ask, at any time.
+	Checkpointed() (offset int64, moved <-chan struct{})
 }
 
 // Resume is a sink's answer to "where do we go on".
@@ -42,6 +44,8 @@ type Snapshot struct {
 	At   Position      // what +FULLRESYNC said; its DB is 0
 	Size int64         // bytes, or -1 when the source does not know (diskless)
 	RDB  *bufio.Reader // the link's own: what is left unread in it belongs to the link
+	// End is to be called once, when the RDB was read to its end and before it is declared complete: it tells whether the transfer ended there.
+	End func() error
 }
 
 // SourceInfo is what the source said of itself before an attempt.

@@ -1,0 +1,194 @@
+// Package checkpoint is the record that a migration keeps in its target: how far it has come, and what it found on the way.
+//
+// The record is a hash, redferry:<name> in database 0, written in the same MULTI/EXEC as the writes that it covers. This package knows its
+// fields, its key names and its format version; it does no input or output and starts no goroutine. docs/checkpoint.md describes the format.
+package checkpoint
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"redferry/replica"
+)
+
+// Format is the version of the record that this program reads and writes. A record of another format is refused, never guessed at.
+const Format = 1
+
+// Prefix begins every key that redferry writes for itself. Such keys are never copied from a source.
+const Prefix = "redferry:"
+
+// Phase says what the target holds.
+type Phase string
+
+// The phases of a migration.
+const (
+	PhaseSnapshot  Phase = "snapshot"  // a snapshot in part: useless without another full resync
+	PhaseStream    Phase = "stream"    // the source's data as of Offset
+	PhaseCompleted Phase = "completed" // a cutover's tombstone: no process may write here again
+)
+
+// Origin says what the target held before the snapshot's first key.
+type Origin string
+
+// The origins of a target's data.
+const (
+	OriginEmpty Origin = "empty" // nothing: whatever is there until the stream phase is our own, and may be flushed
+	OriginMerge Origin = "merge" // keys that are not the source's, which a flush would destroy
+)
+
+// Record is the checkpoint. Offsets are bytes of the replication history ReplID, as in the source's master_repl_offset.
+type Record struct {
+	Name  string
+	Epoch int64 // of the process that wrote it; a newer process has a higher one
+	Phase Phase
+	Origin
+
+	ReplID  string
+	Offset  int64 // all units up to here are in the target
+	Checked int64 // every reply up to here was read
+	DB      int   // selected in the stream at Offset
+
+	SnapshotRead int64 // bytes of the RDB of which all is in the target
+	SnapshotSize int64 // bytes of the RDB, -1 when unknown
+
+	Rejected  int64  // writes that the target refused for good
+	Diverged  int64  // transactions that committed although their guard had not agreed
+	Unchecked string // ranges of offsets whose replies were lost, as from-to,from-to
+
+	Time   int64  // of the last write, Unix time in ms by the writer's clock
+	Source string // address of the source, for messages only
+}
+
+// Position is where the stream goes on.
+func (r *Record) Position() replica.Position {
+	return replica.Position{ReplID: r.ReplID, Offset: r.Offset, DB: r.DB}
+}
+
+// NoteLostReplies keeps in Unchecked what lies between Checked and Offset, and sets Checked to Offset.
+func (r *Record) NoteLostReplies() (lost bool) {
+	if r.Checked >= r.Offset {
+		return false
+	}
+	if r.Unchecked != "" {
+		r.Unchecked += ","
+	}
+	r.Unchecked += fmt.Sprintf("%d-%d", r.Checked, r.Offset)
+	r.Checked = r.Offset
+	return true
+}
+
+// Key is the checkpoint's key.
+func Key(name string) string { return Prefix + name }
+
+// OwnerKey is the key of the owner's record: who writes, its epoch and its lease.
+func OwnerKey(name string) string { return Prefix + name + ":owner" }
+
+// Reserved tells a key that is redferry's own.
+func Reserved(key []byte) bool { return bytes.HasPrefix(key, []byte(Prefix)) }
+
+var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// CheckName tells whether a migration may have this name: it is part of key names and of a directory's.
+func CheckName(name string) error {
+	if !nameRule.MatchString(name) {
+		return fmt.Errorf("migration name %q: use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit", name)
+	}
+	return nil
+}
+
+// The fields of the hash.
+const (
+	FieldFormat   = "format"
+	FieldName     = "name"
+	FieldEpoch    = "epoch"
+	FieldPhase    = "phase"
+	FieldOrigin   = "origin"
+	FieldReplID   = "replid"
+	FieldOffset   = "offset"
+	FieldChecked  = "checked"
+	FieldDB       = "db"
+	FieldSnapRead = "snapshot_read"
+	FieldSnapSize = "snapshot_size"
+	FieldRejected = "rejected"
+	FieldDiverged = "diverged"
+	FieldLost     = "unchecked"
+	FieldTime     = "time"
+	FieldSource   = "source"
+)
+
+// Fields is the whole record as HSET takes it: field, value, field, value…
+func (r *Record) Fields() []string {
+	return []string{
+		FieldFormat, strconv.Itoa(Format),
+		FieldName, r.Name,
+		FieldEpoch, itoa(r.Epoch),
+		FieldPhase, string(r.Phase),
+		FieldOrigin, string(r.Origin),
+		FieldReplID, r.ReplID,
+		FieldOffset, itoa(r.Offset),
+		FieldChecked, itoa(r.Checked),
+		FieldDB, strconv.Itoa(r.DB),
+		FieldSnapRead, itoa(r.SnapshotRead),
+		FieldSnapSize, itoa(r.SnapshotSize),
+		FieldRejected, itoa(r.Rejected),
+		FieldDiverged, itoa(r.Diverged),
+		FieldLost, r.Unchecked,
+		FieldTime, itoa(r.Time),
+		FieldSource, r.Source,
+	}
+}
+
+// Parse reads a record from the hash's fields. ok is false when there is none: no field, or nothing but what a guard left behind.
+func Parse(fields map[string]string) (r Record, ok bool, err error) {
+	format, ok := fields[FieldFormat]
+	if !ok {
+		return Record{}, false, nil
+	}
+	if format != strconv.Itoa(Format) {
+		return Record{}, false, fmt.Errorf("the checkpoint has format %q, this program knows %d", format, Format)
+	}
+	p := parser{fields: fields}
+	r = Record{
+		Name:         fields[FieldName],
+		Epoch:        p.int(FieldEpoch),
+		Phase:        Phase(fields[FieldPhase]),
+		Origin:       Origin(fields[FieldOrigin]),
+		ReplID:       fields[FieldReplID],
+		Offset:       p.int(FieldOffset),
+		Checked:      p.int(FieldChecked),
+		DB:           int(p.int(FieldDB)),
+		SnapshotRead: p.int(FieldSnapRead),
+		SnapshotSize: p.int(FieldSnapSize),
+		Rejected:     p.int(FieldRejected),
+		Diverged:     p.int(FieldDiverged),
+		Unchecked:    fields[FieldLost],
+		Time:         p.int(FieldTime),
+		Source:       fields[FieldSource],
+	}
+	if p.err != nil {
+		return Record{}, false, p.err
+	}
+	switch r.Phase {
+	case PhaseSnapshot, PhaseStream, PhaseCompleted:
+	default:
+		return Record{}, false, fmt.Errorf("the checkpoint's phase is %q", r.Phase)
+	}
+	return r, true, nil
+}
+
+type parser struct {
+	fields map[string]string
+	err    error
+}
+
+func (p *parser) int(field string) int64 {
+	n, err := strconv.ParseInt(p.fields[field], 10, 64)
+	if err != nil && p.err == nil {
+		p.err = fmt.Errorf("the checkpoint's field %s is %q, not a number", field, p.fields[field])
+	}
+	return n
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }

@@ -1,0 +1,101 @@
+package checkpoint
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func full() Record {
+	return Record{
+		Name: "orders", Epoch: 1763760000123, Phase: PhaseStream, Origin: OriginMerge, ReplID: strings.Repeat("ab", 20),
+		Offset: 1 << 40, Checked: 1<<40 - 7, DB: 15, SnapshotRead: 9, SnapshotSize: -1, Rejected: 2, Diverged: 1,
+		Unchecked: "5-9", Time: 1763760000456, Source: "10.0.0.1:6379",
+	}
+}
+
+func asMap(fields []string) map[string]string {
+	m := make(map[string]string, len(fields)/2)
+	for i := 0; i < len(fields); i += 2 {
+		m[fields[i]] = fields[i+1]
+	}
+	return m
+}
+
+func TestRecordSurvivesItsFields(t *testing.T) {
+	want := full()
+	got, ok, err := Parse(asMap(want.Fields()))
+	if err != nil || !ok {
+		t.Fatalf("Parse: ok %v, %v", ok, err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("record changed (-want +got):\n%s", diff)
+	}
+}
+
+func TestParse(t *testing.T) {
+	set := func(field, value string) map[string]string {
+		r := full()
+		m := asMap(r.Fields())
+		m[field] = value
+		return m
+	}
+	tests := map[string]struct {
+		fields  map[string]string
+		ok      bool
+		wantErr string
+	}{
+		"nothing":            {map[string]string{}, false, ""},
+		"only a guard's":     {map[string]string{"fenced": "3"}, false, ""},
+		"a newer format":     {set(FieldFormat, "2"), false, "format"},
+		"offset not numeric": {set(FieldOffset, "12x"), false, "field offset"},
+		"epoch missing":      {set(FieldEpoch, ""), false, "field epoch"},
+		"unknown phase":      {set(FieldPhase, "half"), false, "phase"},
+		"whole":              {set(FieldDB, "3"), true, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, ok, err := Parse(tt.fields)
+			if ok != tt.ok {
+				t.Errorf("ok: got %v, want %v", ok, tt.ok)
+			}
+			if got := err == nil; got != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
+				t.Errorf("error: got %v, want one with %q", err, tt.wantErr)
+			}
+		})
+	}
+}
+
+func TestNoteLostReplies(t *testing.T) {
+	r := Record{Offset: 10, Checked: 10}
+	if r.NoteLostReplies() || r.Unchecked != "" {
+		t.Errorf("nothing lost, yet noted: %q", r.Unchecked)
+	}
+	r = Record{Offset: 50, Checked: 40, Unchecked: "1-2"}
+	if !r.NoteLostReplies() || r.Unchecked != "1-2,40-50" || r.Checked != 50 {
+		t.Errorf("got %q, checked %d", r.Unchecked, r.Checked)
+	}
+}
+
+func TestCheckName(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"default": true, "a": true, "eu-west_1.orders": true, strings.Repeat("x", 64): true,
+		"": false, "-x": false, "a:owner": false, "a/b": false, "..": false, "a{b}": false, strings.Repeat("x", 65): false,
+	} {
+		if err := CheckName(name); (err == nil) != ok {
+			t.Errorf("%q: got %v, want ok %v", name, err, ok)
+		}
+	}
+}
+
+func TestReserved(t *testing.T) {
+	for key, want := range map[string]bool{Key("a"): true, OwnerKey("a"): true, "redferry:": true, "redferry": false, "": false, "xredferry:a": false} {
+		if got := Reserved([]byte(key)); got != want {
+			t.Errorf("%q: got %v, want %v", key, got, want)
+		}
+	}
+}
