@@ -33,7 +33,9 @@ type Build struct {
 }
 
 // names are the builds that servers.sh fetches, oldest first; a full test run needs them all.
-func names() []string { return []string{"redis-6.0", "redis-7.0", "redis-8.0", "valkey-8.1", "valkey-9"} }
+func names() []string {
+	return []string{"redis-6.0", "redis-7.0", "redis-8.0", "valkey-8.1", "valkey-9"}
+}
 
 // AtLeast tells whether the build is of the named server ("redis", "valkey") and of this version or a later one.
 func (b Build) AtLeast(server string, major, minor int) bool {

@@ -3,7 +3,10 @@ package redistest
 import (
 	"context"
 	"crypto/tls"
+	"maps"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -12,9 +15,11 @@ import (
 // Database runs commands in one database of a server, for set-up and checks. Commands run once: there are no retries. Do fails the test
 // when the server answers with an error or not at all; TryDo gives the error instead.
 type Database struct {
-	s      *Server
-	n      int
-	client rueidis.Client // guarded by s.mu; nil until needed, and after the server was killed
+	s *Server
+	n int
+
+	mu     sync.Mutex     // its own, not the server's: dialling a frozen server takes until it is thawed
+	client rueidis.Client // nil until needed, and after the server was killed
 }
 
 // DB is the server's database n.
@@ -42,8 +47,8 @@ func (s *Server) Client(n int) (rueidis.Client, error) {
 
 // Rueidis is the database's client. It is closed when the server is killed or stopped, so it is asked for anew rather than kept.
 func (d *Database) Rueidis() (rueidis.Client, error) {
-	d.s.mu.Lock()
-	defer d.s.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.client == nil {
 		client, err := d.s.Client(d.n)
 		if err != nil {
@@ -56,12 +61,15 @@ func (d *Database) Rueidis() (rueidis.Client, error) {
 
 func (s *Server) closeClients() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, d := range s.databases {
+	databases := slices.Collect(maps.Values(s.databases))
+	s.mu.Unlock()
+	for _, d := range databases {
+		d.mu.Lock()
 		if d.client != nil {
 			d.client.Close()
 			d.client = nil
 		}
+		d.mu.Unlock()
 	}
 }
 
