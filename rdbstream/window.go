@@ -1,0 +1,170 @@
+package rdbstream
+
+import (
+	"bufio"
+	"encoding/binary"
+	"io"
+	"slices"
+)
+
+const (
+	// keepSpill is the size up to which the spill is kept for entries to come.
+	keepSpill = 1 << 20
+	// spillStep is how far the spill is at most grown ahead of the bytes that arrive.
+	spillStep = 1 << 20
+	// spillRead is read at once into the spill; it stays in the CPU's cache for the CRC.
+	spillRead = 256 << 10
+	// maxLength bounds lengths and counts: no RDB is that large, and sums of a few of them do not overflow.
+	maxLength = 1 << 48
+)
+
+// window scans what a bufio.Reader has buffered, in place, and captures the bytes of the current entry.
+//
+// The captured bytes begin at buf[mark]; once the entry has outgrown a filling of the buffer, those of earlier ones are in spill, before them.
+type window struct {
+	br    *bufio.Reader
+	buf   []byte // peeked from br, to be discarded there when all of it is scanned
+	pos   int    // the next byte of buf to scan
+	mark  int
+	spill []byte
+	base  int64  // bytes of the RDB before buf[0]
+	crc   uint64 // of those bytes
+}
+
+// offset is the number of the RDB's bytes that are scanned.
+func (w *window) offset() int64 { return w.base + int64(w.pos) }
+
+// begin starts a new capture at the next byte. A spill that the capture before this one had little use for is dropped.
+func (w *window) begin() {
+	if cap(w.spill) > keepSpill && len(w.spill) < cap(w.spill)/8 {
+		w.spill = nil
+	}
+	w.mark, w.spill = w.pos, w.spill[:0]
+}
+
+// at is the place of the next byte in the capture.
+func (w *window) at() int { return len(w.spill) + w.pos - w.mark }
+
+// captured are the bytes since begin; valid until the next begin or fill.
+func (w *window) captured() []byte {
+	if len(w.spill) == 0 {
+		return w.buf[w.mark:w.pos]
+	}
+	w.spill = append(w.spill, w.buf[w.mark:w.pos]...)
+	w.mark = w.pos
+	return w.spill
+}
+
+// release takes what is scanned out of br; what was peeked beyond it stays there.
+func (w *window) release() {
+	_, _ = w.br.Discard(w.pos) // cannot fail: so many bytes are buffered
+	w.spill = append(w.spill, w.buf[w.mark:w.pos]...)
+	w.crc = CRC64(w.crc, w.buf[:w.pos])
+	w.base += int64(w.pos)
+	w.buf, w.pos, w.mark = nil, 0, 0
+}
+
+// fill replaces the window, all of which is scanned, by the next one, of at least one byte. It reads from the underlying reader only when
+// br is empty, and so never waits for more than the byte that is needed.
+func (w *window) fill() error {
+	w.release()
+	if _, err := w.br.Peek(1); err != nil {
+		return cut(err)
+	}
+	buf, err := w.br.Peek(w.br.Buffered())
+	w.buf = buf
+	return err
+}
+
+// cut turns an end of the stream in the midst of an RDB into what it is.
+func cut(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// skip scans n bytes.
+func (w *window) skip(n uint64) error {
+	if n <= uint64(len(w.buf)-w.pos) {
+		w.pos += int(n)
+		return nil
+	}
+	return w.skipFar(n)
+}
+
+func (w *window) skipFar(n uint64) error {
+	for {
+		rest := uint64(len(w.buf) - w.pos)
+		if n <= rest {
+			w.pos += int(n)
+			return nil
+		}
+		n -= rest
+		w.pos = len(w.buf)
+		var err error
+		if n >= uint64(w.br.Size()) {
+			n, err = 0, w.readFar(n)
+		} else {
+			err = w.fill()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readFar scans n bytes that would fill br's buffer more than once: straight into the spill.
+func (w *window) readFar(n uint64) error {
+	w.release()
+	for n > 0 {
+		have := len(w.spill)
+		if have == cap(w.spill) {
+			w.spill = slices.Grow(w.spill, int(min(n, uint64(max(have, spillStep)))))
+		}
+		chunk := w.spill[have : have+int(min(n, spillRead, uint64(cap(w.spill)-have)))]
+		got, err := io.ReadFull(w.br, chunk)
+		w.spill = w.spill[:have+got]
+		w.crc = CRC64(w.crc, chunk[:got])
+		w.base += int64(got)
+		n -= uint64(got)
+		if err != nil {
+			return cut(err)
+		}
+	}
+	return nil
+}
+
+// byte scans one byte.
+func (w *window) byte() (byte, error) {
+	if w.pos == len(w.buf) {
+		if err := w.fill(); err != nil {
+			return 0, err
+		}
+	}
+	b := w.buf[w.pos]
+	w.pos++
+	return b, nil
+}
+
+// copy scans as many bytes as p has, into it.
+func (w *window) copy(p []byte) error {
+	for len(p) > 0 {
+		if w.pos == len(w.buf) {
+			if err := w.fill(); err != nil {
+				return err
+			}
+		}
+		n := copy(p, w.buf[w.pos:])
+		w.pos += n
+		p = p[n:]
+	}
+	return nil
+}
+
+// uint64 scans a little-endian number of n bytes, at most 8.
+func (w *window) uint64(n int) (uint64, error) {
+	var p [8]byte
+	err := w.copy(p[:n])
+	return binary.LittleEndian.Uint64(p[:]), err
+}
