@@ -58,6 +58,23 @@ type Link struct {
 // Dial connects to the source and shakes hands with it, up to where PSYNC can be sent. It gives up at once when ctx ends. The error is a
 // [Stop] where trying again cannot help: a wrong password, a missing permission, a certificate.
 func Dial(ctx context.Context, c LinkConfig) (*Link, error) {
+	conn, err := c.Endpoint.Dial(ctx)
+	if err != nil {
+		if ctx.Err() != nil { // net hides the cause
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("connect to the source %s: %w", c.Endpoint, TLSStop("source", c.Endpoint, err))
+	}
+	l := newLink(conn, c)
+	if err := l.interruptible(ctx, l.handshake); err != nil {
+		_ = l.Close() // the handshake's error is the one to tell
+		return nil, fmt.Errorf("shake hands with the source %s: %w", c.Endpoint, TLSStop("source", c.Endpoint, err))
+	}
+	return l, nil
+}
+
+// newLink is a link before its handshake.
+func newLink(conn net.Conn, c LinkConfig) *Link {
 	if c.PSYNCCommand == "" {
 		c.PSYNCCommand = "PSYNC"
 	}
@@ -67,17 +84,8 @@ func Dial(ctx context.Context, c LinkConfig) (*Link, error) {
 	if c.OnWait == nil {
 		c.OnWait = func(string) {}
 	}
-	conn, err := c.Endpoint.Dial(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("connect to the source %s: %w", c.Endpoint, TLSStop("source", c.Endpoint, err))
-	}
 	in := &meter{conn: conn, timeout: c.ReadTimeout}
-	l := &Link{conf: c, conn: conn, in: in, br: bufio.NewReaderSize(in, linkBuffer)}
-	if err := l.interruptible(ctx, l.handshake); err != nil {
-		_ = l.Close() // the handshake's error is the one to tell
-		return nil, fmt.Errorf("shake hands with the source %s: %w", c.Endpoint, TLSStop("source", c.Endpoint, err))
-	}
-	return l, nil
+	return &Link{conf: c, conn: conn, in: in, br: bufio.NewReaderSize(in, linkBuffer)}
 }
 
 // Reader yields what the source sends: after [Link.Sync] has continued, or after [Link.EndTransfer], the replication stream. It is the
