@@ -46,6 +46,8 @@ type Snapshot struct {
 	RDB  *bufio.Reader // the link's own: what is left unread in it belongs to the link
 	// End is to be called once, when the RDB was read to its end and before it is declared complete: it tells whether the transfer ended there.
 	End func() error
+	// Interrupt unblocks a read of RDB, for a sink that cannot go on. Any goroutine may call it.
+	Interrupt func()
 }
 
 // SourceInfo is what the source said of itself before an attempt.
@@ -56,4 +58,13 @@ type SourceInfo struct {
 	Server  string // "redis" or "valkey"
 	ReplID  string // master_replid
 	Role    string // "master" or "slave"
+	// Commands tells where each command has its keys, by its lower-case name; nil when the source does not say.
+	Commands map[string]KeySpec
+}
+
+// KeySpec says where a command has its keys, as COMMAND tells it: the first, the last (negative: counted from the end) and the step
+// between them. Movable ones are found only by reading the arguments.
+type KeySpec struct {
+	First, Last, Step int
+	Movable           bool
 }

@@ -1,0 +1,259 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/rs/zerolog"
+
+	"redferry/applier/checkpoint"
+	"redferry/replica"
+)
+
+// Choice is what the operator allows redferry to do with a target that already holds something.
+type Choice string
+
+// The choices.
+const (
+	Refuse Choice = "refuse" // stop and ask
+	Flush  Choice = "flush"  // FLUSHALL, then load
+	Merge  Choice = "merge"  // load over what is there; keys that the source does not have stay
+	asIs   Choice = ""       // no choice was needed: the target is empty
+)
+
+// Config is what an Applier needs to know.
+type Config struct {
+	Name         string // of the migration
+	Target       replica.Endpoint
+	Home         *Home         // this process's own, locked
+	OnFullResync Choice        // when data of this migration is in the target already
+	OnNotEmpty   Choice        // when the target holds keys at the first start
+	Takeover     bool          // replace an owner that still lives
+	KeepGoing    bool          // go on after a write that the target refused
+	DropPublish  bool          // leave out PUBLISH and SPUBLISH
+	Rename       RenameMap     // the source's renamed commands
+	Pipelines    int           // connections that load the snapshot; 0 for the default
+	Timeout      time.Duration // for one round trip to the target, however large; 0 for the default
+	Status       *replica.Status
+	Log          zerolog.Logger
+}
+
+// Applier writes into one target. It implements [replica.Sink].
+type Applier struct {
+	Config
+	client rueidis.Client // to the target; nil when there is none
+	target target         // what the target said of itself
+	owner  *owner         // nil until the first claim
+	first  bool           // no Resume has succeeded yet
+
+	rec    checkpoint.Record // as it stands in the target, so far as this process knows
+	onFull Choice            // how Snapshot prepares the target; set by Resume
+	stored int64             // the checked offset that the target has
+	dirty  bool              // rec has more that the target does not have yet
+	conn   *conn             // of the stream
+	queue  *queue
+	keys   map[string]replica.KeySpec // of the source's commands
+	// careful: after a refusal only one transaction at a time is underway, until then.
+	careful time.Time
+
+	mu    sync.Mutex
+	moved chan struct{} // closed when checkpointed moves on
+	done  int64         // checkpointed
+}
+
+var _ replica.Sink = (*Applier)(nil)
+
+// New makes an Applier. It connects to nothing before Resume.
+func New(c Config) *Applier {
+	if c.Pipelines <= 0 {
+		c.Pipelines = defaultPipelines
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = defaultTimeout
+	}
+	return &Applier{Config: c, first: true, queue: newQueue(), moved: make(chan struct{})}
+}
+
+const (
+	defaultPipelines = 3
+	defaultTimeout   = time.Minute
+)
+
+// Close gives the lease back, so that a next process need not wait for it to run out, and closes all connections.
+func (a *Applier) Close() {
+	if a.owner != nil {
+		a.owner.release()
+	}
+	a.disconnect()
+}
+
+// Checkpointed implements [replica.Sink].
+func (a *Applier) Checkpointed() (int64, <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.done, a.moved
+}
+
+// setCheckpointed publishes the offset of a.rec.
+func (a *Applier) setCheckpointed() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rec.Phase != checkpoint.PhaseStream {
+		return
+	}
+	a.done = a.rec.Offset
+	a.Status.Checkpointed.Store(a.done)
+	close(a.moved)
+	a.moved = make(chan struct{})
+}
+
+// Resume implements [replica.Sink].
+func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.Resume, error) {
+	a.queue.reset()
+	if err := a.connect(ctx); err != nil {
+		return replica.Resume{}, err
+	}
+	if err := a.target.refuse(src, a.Target, a.first); err != nil {
+		return replica.Resume{}, err
+	}
+	if err := a.claim(ctx); err != nil {
+		return replica.Resume{}, err
+	}
+	rec, ok, err := ReadCheckpoint(ctx, a.client, a.Name)
+	if err != nil {
+		return replica.Resume{}, err
+	}
+	a.keys = src.Commands
+	resume, err := a.judge(ctx, rec, ok, src)
+	if err != nil {
+		return replica.Resume{}, err
+	}
+	a.first = false
+	return resume, nil
+}
+
+// judge decides what the checkpoint, or its absence, means for this start.
+func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src replica.SourceInfo) (replica.Resume, error) {
+	if !ok {
+		a.rec = checkpoint.Record{Name: a.Name, Epoch: a.owner.epoch, Source: src.Addr}
+		if known := a.Home.Known(); known != "" {
+			return a.allow(a.OnFullResync, &replica.Stop{
+				Kind:   replica.Decide,
+				Reason: fmt.Sprintf("the checkpoint of migration %q is gone from the target %s, but %s knows that it was there (%s)", a.Name, a.Target, a.Home.Dir(), known),
+				Hint:   "was the target flushed, replaced or restarted without its data? --on-full-resync=flush or merge loads it again; `redferry reset` forgets the migration",
+			}), nil
+		}
+		return a.firstStart(ctx)
+	}
+	if rec.Name != a.Name {
+		return replica.Resume{}, &replica.Stop{Kind: replica.Decide, Reason: fmt.Sprintf("the checkpoint %s says that it belongs to %q", checkpoint.Key(a.Name), rec.Name)}
+	}
+	if rec.Phase == checkpoint.PhaseCompleted {
+		return replica.Resume{}, replica.ErrCompleted
+	}
+	a.stored = rec.Checked
+	if err := a.admit(&rec); err != nil {
+		return replica.Resume{}, err
+	}
+	rec.Source = src.Addr
+	a.rec = rec
+	if rec.Phase == checkpoint.PhaseSnapshot {
+		if rec.Origin == checkpoint.OriginEmpty {
+			// Nothing but our own half snapshot can be there: the one flush that needs no leave (promise 3).
+			a.onFull = Flush
+			return replica.Resume{}, nil
+		}
+		return a.allow(a.OnFullResync, &replica.Stop{
+			Kind:   replica.Decide,
+			Reason: "the last snapshot into this target broke off, and the target held other keys before it",
+			Hint:   "--on-full-resync=merge loads it again over what is there, =flush empties the target first",
+		}), nil
+	}
+	a.setCheckpointed()
+	resume := a.allow(a.OnFullResync, &replica.Stop{
+		Kind:   replica.Decide,
+		Reason: "a full resync would be needed, and the target already holds data of this migration",
+		Hint:   "--on-full-resync=flush empties the target and loads it again; =merge loads over what is there and leaves keys that were deleted meanwhile",
+	})
+	resume.From = rec.Position()
+	return resume, nil
+}
+
+// admit looks at what an earlier run left in the record: refused writes and a fence that did not hold are the operator's to judge.
+func (a *Applier) admit(rec *checkpoint.Record) error {
+	a.dirty = rec.NoteLostReplies()
+	if a.dirty {
+		a.Log.Warn().Str("ranges", rec.Unchecked).Msg("replies to some writes were lost; they are in the target, but whether all of them succeeded was not seen")
+	}
+	if a.KeepGoing {
+		return nil
+	}
+	if rec.Diverged > 0 {
+		return &replica.Stop{
+			Kind:   replica.Refused,
+			Reason: fmt.Sprintf("%d transactions were committed without their guard's consent: the target may differ from the source", rec.Diverged),
+			Hint:   "compare both sides; then --on-error=continue goes on, --on-full-resync=flush after `redferry reset` starts again",
+		}
+	}
+	if rec.Rejected > 0 {
+		return &replica.Stop{
+			Kind:   replica.Refused,
+			Reason: fmt.Sprintf("the target refused %d writes in an earlier run", rec.Rejected),
+			Hint:   "see " + a.Home.RejectedPath() + "; --on-error=continue goes on without them",
+		}
+	}
+	return nil
+}
+
+// firstStart decides about a target that has no checkpoint of ours.
+func (a *Applier) firstStart(ctx context.Context) (replica.Resume, error) {
+	n, where, err := a.foreign(ctx)
+	if err != nil {
+		return replica.Resume{}, err
+	}
+	if n == 0 {
+		a.onFull = asIs
+		return replica.Resume{}, nil
+	}
+	return a.allow(a.OnNotEmpty, &replica.Stop{
+		Kind:   replica.Decide,
+		Reason: fmt.Sprintf("the target %s is not empty (%s)", a.Target, where),
+		Hint:   "--on-target-not-empty=flush empties it, =merge loads over what is there",
+	}), nil
+}
+
+// allow turns the operator's choice into a Resume: a refusal to end with, or leave for a full resync.
+func (a *Applier) allow(c Choice, stop *replica.Stop) replica.Resume {
+	switch c {
+	case Flush:
+		a.onFull = Flush
+		return replica.Resume{}
+	case Merge:
+		a.onFull = Merge
+		return replica.Resume{}
+	}
+	return replica.Resume{FullResync: stop}
+}
+
+// errLost says that the checkpoint is no longer where this process left it, and that what comes next is not in memory: start again from Resume.
+var errLost = errors.New("the target's checkpoint is not where it was left")
+
+// ReadCheckpoint reads the checkpoint of a migration from a target; ok is false when there is none.
+func ReadCheckpoint(ctx context.Context, c rueidis.CoreClient, name string) (rec checkpoint.Record, ok bool, err error) {
+	fields, err := c.Do(ctx, c.B().Hgetall().Key(checkpoint.Key(name)).Build()).AsStrMap()
+	if err != nil {
+		return rec, false, fmt.Errorf("read the checkpoint: %w", err)
+	}
+	rec, ok, err = checkpoint.Parse(fields)
+	if err != nil {
+		return rec, false, &replica.Stop{
+			Kind: replica.Decide, Reason: "cannot use the target's checkpoint " + checkpoint.Key(name), Err: err,
+			Hint: "run the version of redferry that wrote it, or `redferry reset`",
+		}
+	}
+	return rec, ok, nil
+}

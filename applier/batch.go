@@ -1,0 +1,234 @@
+package applier
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"redferry/replica"
+)
+
+// batch holds units on their way to the target, in memory of its own.
+type batch struct {
+	bytes []byte // all arguments, one behind the other
+	ends  []int  // where each argument ends in bytes
+	cmds  []command
+	units []unit
+}
+
+// command is one command of a batch.
+type command struct {
+	args   int // where its arguments end, in ends
+	db     int
+	needs  [2]int // databases that it needs beside db
+	effect effect
+	skip   bool // refused for good, and left out
+}
+
+// unit is one unit of a batch.
+type unit struct {
+	cmds  int // where its commands end, in cmds
+	start int64
+	end   replica.Position
+}
+
+func (b *batch) add(args [][]byte, c command) {
+	for _, arg := range args {
+		b.bytes = append(b.bytes, arg...)
+		b.ends = append(b.ends, len(b.bytes))
+	}
+	c.args = len(b.ends)
+	b.cmds = append(b.cmds, c)
+}
+
+func (b *batch) close(u *replica.Unit) {
+	b.units = append(b.units, unit{cmds: len(b.cmds), start: u.Start, end: u.End})
+}
+
+// size of a batch is its memory, roughly.
+func (b *batch) size() int { return len(b.bytes) + 8*len(b.ends) + 48*len(b.cmds) + 80*len(b.units) }
+
+// keepAtMost is the memory that an empty batch keeps for its next use; what a giant unit took is given back.
+const keepAtMost = 8 << 20
+
+func (b *batch) reset() {
+	if cap(b.bytes) > keepAtMost || cap(b.ends) > keepAtMost/8 {
+		*b = batch{}
+		return
+	}
+	b.bytes, b.ends, b.cmds, b.units = b.bytes[:0], b.ends[:0], b.cmds[:0], b.units[:0]
+}
+
+// commands are the places in cmds of unit i's commands.
+func (b *batch) commands(i int) (from, to int) {
+	if i > 0 {
+		from = b.units[i-1].cmds
+	}
+	return from, b.units[i].cmds
+}
+
+// arguments calls f for each argument of command i. Its memory is the batch's.
+func (b *batch) arguments(i int, f func(arg []byte)) {
+	n := 0
+	if i > 0 {
+		n = b.cmds[i-1].args
+	}
+	at := 0
+	if n > 0 {
+		at = b.ends[n-1]
+	}
+	for ; n < b.cmds[i].args; n++ {
+		f(b.bytes[at:b.ends[n]])
+		at = b.ends[n]
+	}
+}
+
+// weight is how many bytes unit i's arguments have.
+func (b *batch) weight(i int) int {
+	from, to := b.commands(i)
+	end := func(cmd int) int {
+		if cmd < 0 || b.cmds[cmd].args == 0 {
+			return 0
+		}
+		return b.ends[b.cmds[cmd].args-1]
+	}
+	return end(to-1) - end(from-1)
+}
+
+// build makes a rueidis command of command i, over the batch's memory: it may be reused only after the reply.
+func (b *batch) build(c rueidis.Builder, i int) rueidis.Completed {
+	arbitrary := c.Arbitrary()
+	b.arguments(i, func(arg []byte) { arbitrary = arbitrary.Args(rueidis.BinaryString(arg)) })
+	return arbitrary.Build()
+}
+
+// describe names command i for people, cut short.
+func (b *batch) describe(i int) string {
+	text := ""
+	b.arguments(i, func(arg []byte) {
+		if len(text) > 120 {
+			return
+		}
+		if len(arg) > 40 {
+			text += fmt.Sprintf(" %q…", arg[:40])
+		} else {
+			text += fmt.Sprintf(" %q", arg)
+		}
+	})
+	return text[min(1, len(text)):]
+}
+
+// queue is where Apply leaves units and Commit takes them: while one batch is being written the next one fills. So a batch is as small as
+// what came in meanwhile when the stream is slow, and as large as the limit when it is fast.
+type queue struct {
+	filled chan struct{} // has something to take
+	taken  chan struct{} // has space again
+
+	mu    sync.Mutex
+	cur   *batch
+	spare *batch
+	limit int // bytes in one batch, from which on Apply waits
+}
+
+const (
+	minBatch = 64 << 10
+	maxBatch = 4 << 20
+)
+
+func newQueue() *queue {
+	return &queue{
+		filled: make(chan struct{}, 1), taken: make(chan struct{}, 1),
+		cur: &batch{}, spare: &batch{}, limit: maxBatch,
+	}
+}
+
+// reset drops what is in the queue: it will be asked for again.
+func (q *queue) reset() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.cur.reset()
+}
+
+// put hands the batch that fills to f, when there is room in it, and else waits for room.
+func (q *queue) put(ctx context.Context, f func(b *batch) error) error {
+	for {
+		q.mu.Lock()
+		if q.cur.size() < q.limit {
+			err := f(q.cur)
+			q.mu.Unlock()
+			wake(q.filled)
+			return err
+		}
+		q.mu.Unlock()
+		select {
+		case <-q.taken:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// take waits for units, and at most until idle fires. nil means that there are none, because of idle or because ctx ended.
+func (q *queue) take(ctx context.Context, idle <-chan time.Time) *batch {
+	for {
+		if b := q.swap(); b != nil {
+			wake(q.taken)
+			return b
+		}
+		select {
+		case <-q.filled:
+		case <-idle:
+			return q.swap()
+		case <-ctx.Done():
+			return q.swap()
+		}
+	}
+}
+
+func (q *queue) swap() *batch {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.cur.units) == 0 {
+		return nil
+	}
+	b := q.cur
+	q.cur, q.spare = q.spare, nil
+	return b
+}
+
+// give returns a batch that was written.
+func (q *queue) give(b *batch) {
+	b.reset()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.spare = b
+}
+
+// few tells that the batch that fills has less than n commands.
+func (q *queue) few(n int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.cur.cmds) < n
+}
+
+// adapt sizes batches to the line: one should take about a second at most, so that a slow line is not mistaken for a dead one.
+func (q *queue) adapt(took time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case took > 2*time.Second:
+		q.limit = max(minBatch, q.limit/2)
+	case took < time.Second/2:
+		q.limit = min(maxBatch, q.limit*2)
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,173 @@
+package applier
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/tidwall/redcon"
+
+	"redferry/replica"
+)
+
+// Home is a migration's directory on this machine: its lock, a note that the migration exists, and the writes that its target refused. It
+// is never the truth about how far the migration is; that is in the target.
+type Home struct {
+	dir   string
+	lock  *flock.Flock
+	owner string
+	place string
+
+	mu       sync.Mutex
+	rejected *os.File
+}
+
+// OpenHome makes the directory <root>/<name> where it is missing, and locks it for this process. The error is a Stop of kind Fenced when
+// another process has it.
+func OpenHome(root, name string) (*Home, error) {
+	dir, err := filepath.Abs(filepath.Join(root, name))
+	if err != nil {
+		return nil, fmt.Errorf("find the state directory: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	path := filepath.Join(dir, "lock")
+	lock := flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))
+	ok, err := lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if !ok {
+		holder, _ := os.ReadFile(path) // for the message only
+		return nil, &replica.Stop{
+			Kind:   replica.Fenced,
+			Reason: fmt.Sprintf("migration %q runs already on this machine: %s holds %s", name, strings.TrimSpace(string(holder)), path),
+			Hint:   "stop that process first",
+		}
+	}
+	h := &Home{dir: dir, lock: lock}
+	if err := h.identify(path); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return h, nil
+}
+
+// identify says who this process is: for people, and, as the place, for another process that wants to know whether this one can still live.
+// Whoever holds the lock of a place knows that the one who held it before is dead.
+func (h *Home) identify(lockPath string) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find out this machine's name: %w", err)
+	}
+	info, err := os.Stat(lockPath)
+	if err != nil {
+		return fmt.Errorf("look at the lock: %w", err)
+	}
+	machine, _ := os.ReadFile("/etc/machine-id") // not there on every system
+	h.place = fmt.Sprintf("%s/%s%s", host, strings.TrimSpace(string(machine)), lockPath)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		h.place += fmt.Sprintf("#%d:%d", st.Dev, st.Ino) // a copy of the directory is another place
+	}
+	h.owner = fmt.Sprintf("pid %d on %s, since %s", os.Getpid(), host, time.Now().UTC().Format(time.RFC3339))
+	if err := os.WriteFile(lockPath, []byte(h.owner+"\n"), 0o600); err != nil {
+		return fmt.Errorf("write the lock: %w", err)
+	}
+	return nil
+}
+
+// Close gives the lock back.
+func (h *Home) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var err error
+	if h.rejected != nil {
+		err = h.rejected.Close()
+	}
+	return errors.Join(err, h.lock.Close())
+}
+
+// Dir is the directory.
+func (h *Home) Dir() string { return h.dir }
+
+// Owner says which process this is, for people.
+func (h *Home) Owner() string { return h.owner }
+
+// Place says which lock file this process holds.
+func (h *Home) Place() string { return h.place }
+
+func (h *Home) notePath() string { return filepath.Join(h.dir, "migration") }
+
+// Known is what was noted when the migration began, or empty when nothing was.
+func (h *Home) Known() string {
+	text, err := os.ReadFile(h.notePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	if err != nil {
+		return "a note that cannot be read: " + err.Error() // there is one, which is all that counts
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// Know notes, once, that the migration's checkpoint is in the target.
+func (h *Home) Know(source, target string) error {
+	if h.Known() != "" {
+		return nil
+	}
+	text := fmt.Sprintf("%s to %s, begun %s\n", source, target, time.Now().UTC().Format(time.RFC3339))
+	if err := os.WriteFile(h.notePath(), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("note the migration: %w", err)
+	}
+	return nil
+}
+
+// Forget removes the note, and keeps the refused writes.
+func (h *Home) Forget() error {
+	if err := os.Remove(h.notePath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget the migration: %w", err)
+	}
+	return nil
+}
+
+// RejectedPath is the file of the writes that the target refused.
+func (h *Home) RejectedPath() string { return filepath.Join(h.dir, "rejected.resp") }
+
+// Reject appends a refused command to the file of refused writes and has it on the disk when it returns. The file is RESP, as redis-cli
+// --pipe takes it: SELECT of the database, an ECHO of the reason, the command.
+func (h *Home) Reject(db int, args [][]byte, why string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.rejected == nil {
+		f, err := os.OpenFile(h.RejectedPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
+			return fmt.Errorf("open the file of refused writes: %w", err)
+		}
+		h.rejected = f
+	}
+	b := appendCommand(nil, []byte("SELECT"), fmt.Append(nil, db))
+	b = appendCommand(b, []byte("ECHO"), []byte("redferry: refused at "+why))
+	b = appendCommand(b, args...)
+	if _, err := h.rejected.Write(b); err != nil {
+		return fmt.Errorf("write %s: %w", h.RejectedPath(), err)
+	}
+	if err := h.rejected.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", h.RejectedPath(), err)
+	}
+	return nil
+}
+
+func appendCommand(b []byte, args ...[]byte) []byte {
+	b = redcon.AppendArray(b, len(args))
+	for _, arg := range args {
+		b = redcon.AppendBulk(b, arg)
+	}
+	return b
+}

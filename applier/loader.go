@@ -1,0 +1,291 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"redferry/applier/checkpoint"
+	"redferry/rdbstream"
+	"redferry/replica"
+)
+
+// The size of a snapshot's transaction.
+const (
+	loadKeys  = 512
+	loadBytes = 256 << 10
+)
+
+// loader carries keys from the scanner to the pipelines. Its batches go round: at most twice as many as pipelines, and one, are in memory.
+type loader struct {
+	a     *Applier
+	cur   *keyBatch      // that the scanner fills
+	empty chan *keyBatch // to fill
+	full  chan *keyBatch // to write; closed when the RDB is through
+	seq   int64
+
+	mu      sync.Mutex
+	written map[int64]int64 // where batches end that are in, but not all before them
+	next    int64           // the first batch that is not in
+}
+
+// keyBatch is some keys of the snapshot, in memory of its own.
+type keyBatch struct {
+	seq   int64
+	bytes []byte
+	keys  []loadKey
+	end   int64 // RDB bytes up to and with its last key
+}
+
+// loadKey is one key of a batch: where it and its payload end in bytes, and what RESTORE needs beside them.
+type loadKey struct {
+	key, payload int
+	db           int
+	typ          byte
+	expireAt     int64
+	idle         int64
+	freq         int
+	offset       int64
+}
+
+func newLoader(a *Applier) *loader {
+	n := 2*a.Pipelines + 1
+	l := &loader{a: a, cur: &keyBatch{}, empty: make(chan *keyBatch, n), full: make(chan *keyBatch, n), written: map[int64]int64{}}
+	for range n {
+		l.empty <- &keyBatch{}
+	}
+	return l
+}
+
+func isEnd(err error) bool { return errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) }
+
+// add puts a key into the batch that fills.
+func (l *loader) add(ctx context.Context, e *rdbstream.Entry) error {
+	if checkpoint.Reserved(e.Key) {
+		return nil
+	}
+	if err := l.a.probe(ctx, e.DB); err != nil {
+		return err
+	}
+	b := l.cur
+	k := loadKey{db: e.DB, typ: e.Type, idle: e.Idle, freq: e.Freq, offset: e.Offset}
+	if e.HasExpire {
+		k.expireAt = max(1, e.ExpireAt) // 0 means none to RESTORE, and a negative one is refused
+	}
+	b.bytes = append(b.bytes, e.Key...)
+	k.key = len(b.bytes)
+	var err error
+	if b.bytes, err = rdbstream.AppendDump(b.bytes, e); err != nil {
+		return readError(fmt.Errorf("key %q in db %d: %w", e.Key, e.DB, err))
+	}
+	k.payload = len(b.bytes)
+	b.keys = append(b.keys, k)
+	b.end = e.End
+	if size := int64(k.payload - k.key); size > l.a.target.maxBulk {
+		return l.tooLong(ctx, b, size)
+	}
+	if len(b.bytes) >= loadBytes || len(b.keys) >= loadKeys {
+		return l.flush(ctx)
+	}
+	return nil
+}
+
+// tooLong refuses the batch's last key: the target would close the connection on it.
+func (l *loader) tooLong(ctx context.Context, b *keyBatch, size int64) error {
+	i := len(b.keys) - 1
+	err := l.refuse(ctx, b.keys[i].db, b.command(i, &l.a.target), b.keys[i].offset, b.describe(i),
+		fmt.Errorf("its payload has %d bytes, and the target's proto-max-bulk-len is %d", size, l.a.target.maxBulk))
+	b.bytes = b.bytes[:b.start(i)]
+	b.keys = b.keys[:i]
+	return err
+}
+
+// flush hands the batch that fills to the pipelines and takes an empty one.
+func (l *loader) flush(ctx context.Context) error {
+	l.cur.seq = l.seq
+	l.seq++
+	select {
+	case l.full <- l.cur:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case l.cur = <-l.empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// write is one pipeline: it takes batches until there are no more.
+func (l *loader) write(ctx context.Context) error {
+	s := session{a: l.a}
+	defer s.close()
+	for b := range l.full {
+		if err := l.writeBatch(ctx, &s, b); err != nil {
+			return err
+		}
+		l.settle(b)
+		b.reset()
+		select {
+		case l.empty <- b:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (l *loader) writeBatch(ctx context.Context, s *session, b *keyBatch) error {
+	skip := map[int]bool{}
+	for len(skip) < len(b.keys) {
+		v, err := s.run(ctx, func(p *pipeline) {
+			for i := range b.keys {
+				if !skip[i] {
+					p.queue(b.keys[i].db, b.build(p.b, i, &l.a.target), i)
+				}
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("write the snapshot: %w", err)
+		}
+		if v.unguarded {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.a.diverge(ctx, v)
+		}
+		for _, f := range v.failed {
+			skip[f.ref] = true
+			if err := l.refuse(ctx, b.keys[f.ref].db, b.command(f.ref, &l.a.target), b.keys[f.ref].offset, b.describe(f.ref), f.err); err != nil {
+				return err
+			}
+		}
+		if v.committed {
+			return nil
+		}
+	}
+	return nil
+}
+
+// refuse deals with a key that the target will not take: it is kept, and ends the run unless it may go on without it.
+func (l *loader) refuse(ctx context.Context, db int, command [][]byte, offset int64, what string, reply error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.a.keep(db, command, fmt.Sprintf("snapshot byte %d", offset), what, reply); err != nil {
+		return err
+	}
+	if l.a.KeepGoing {
+		return nil
+	}
+	return l.a.keepCounts(ctx, &replica.Stop{
+		Kind: replica.Refused, Reason: fmt.Sprintf("the target %s (version %s) refuses %s", l.a.Target, l.a.target.version, what), Err: reply,
+		Hint: "it is in " + l.a.Home.RejectedPath() + "; --on-error=continue loads the snapshot without such keys",
+	})
+}
+
+// settle notes that a batch is in the target, and how far everything before it is.
+func (l *loader) settle(b *keyBatch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.a.Status.SnapshotKeys.Add(int64(len(b.keys)))
+	l.written[b.seq] = b.end
+	for {
+		end, ok := l.written[l.next]
+		if !ok {
+			return
+		}
+		delete(l.written, l.next)
+		l.next++
+		if end > 0 { // an empty last batch has none
+			l.a.Status.SnapshotRead.Store(end)
+		}
+	}
+}
+
+// keepProgress stores each second how far the snapshot is.
+func (l *loader) keepProgress(ctx context.Context) error {
+	s := session{a: l.a}
+	defer s.close()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		l.mu.Lock()
+		rejected := l.a.rec.Rejected
+		l.mu.Unlock()
+		v, err := s.run(ctx, func(p *pipeline) {
+			p.hset(checkpoint.Key(l.a.Name), []string{
+				checkpoint.FieldSnapRead, strconv.FormatInt(l.a.Status.SnapshotRead.Load(), 10),
+				checkpoint.FieldRejected, strconv.FormatInt(rejected, 10),
+				checkpoint.FieldTime, strconv.FormatInt(time.Now().UnixMilli(), 10),
+			})
+		})
+		if err != nil && ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if v.unguarded {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.a.diverge(ctx, v)
+		}
+	}
+}
+
+func (b *keyBatch) reset() {
+	if cap(b.bytes) > 4*loadBytes { // a giant value's memory is given back
+		b.bytes = nil
+	}
+	b.bytes, b.keys, b.end = b.bytes[:0], b.keys[:0], 0
+}
+
+func (b *keyBatch) start(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return b.keys[i-1].payload
+}
+
+// build makes the RESTORE of key i, over the batch's memory: it may be reused only after the reply.
+func (b *keyBatch) build(c rueidis.Builder, i int, t *target) rueidis.Completed {
+	k := &b.keys[i]
+	cmd := c.Arbitrary("RESTORE").Args(
+		rueidis.BinaryString(b.bytes[b.start(i):k.key]), strconv.FormatInt(k.expireAt, 10), rueidis.BinaryString(b.bytes[k.key:k.payload]), "REPLACE", "ABSTTL")
+	switch {
+	case t.lru && k.idle >= 0:
+		cmd = cmd.Args("IDLETIME", strconv.FormatInt(k.idle, 10))
+	case t.lfu && k.freq >= 0:
+		cmd = cmd.Args("FREQ", strconv.Itoa(k.freq))
+	}
+	return cmd.Build()
+}
+
+// command is key i's RESTORE as the file of refused commands takes it.
+func (b *keyBatch) command(i int, t *target) (args [][]byte) {
+	cmd := b.build(rueidis.Builder{}, i, t)
+	for _, arg := range cmd.Commands() {
+		args = append(args, []byte(arg))
+	}
+	return args
+}
+
+func (b *keyBatch) describe(i int) string {
+	key := b.bytes[b.start(i):b.keys[i].key]
+	dots := ""
+	if len(key) > 100 {
+		key, dots = key[:100], "…"
+	}
+	return fmt.Sprintf("RESTORE of key %q%s in db %d (RDB type %d, %d bytes)", key, dots, b.keys[i].db, b.keys[i].typ, b.keys[i].payload-b.keys[i].key)
+}

@@ -1,0 +1,273 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"redferry/applier/checkpoint"
+	"redferry/replica"
+)
+
+// leaseTime is how long an owner counts as alive after its last word, by the target's own clock.
+const leaseTime = 10 * time.Second
+
+// renewEvery is how often it speaks.
+const renewEvery = time.Second
+
+// owner is this process's claim to the migration: the epoch under which it writes, and the lease that shows others that it lives.
+type owner struct {
+	key   string
+	name  string
+	epoch int64
+	text  string // who we are, for people
+	place string // which lock file is ours, for processes
+
+	mu    sync.Mutex
+	lease int64 // when it runs out, in ms by the target's clock, as last written
+	lost  error // why the claim is void, once it is
+
+	gone chan struct{} // closed when the claim is void
+	stop context.CancelFunc
+	done chan struct{}
+	give func() // gives the lease back
+}
+
+// claimScript takes the migration for a new epoch, unless somebody else holds a lease. The epoch grows with the target's clock, so that it
+// is higher than any before even when the owner key was lost in between.
+//
+// KEYS: owner, checkpoint. ARGV: text, place, lease in ms, 1 to take over an owner that lives.
+var claimScript = `
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local o = redis.call('HMGET', KEYS[1], 'place', 'lease', 'epoch', 'owner')
+local left = (tonumber(o[2] or '0') or 0) - now
+if o[1] and o[1] ~= ARGV[2] and left > 0 and ARGV[4] ~= '1' then
+  return {0, o[4] or '', string.format('%.0f', left), o[2]}
+end
+local before = tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') or 0
+local epoch = math.max(now, (tonumber(o[3] or '0') or 0) + 1, before + 1)
+local e, l = string.format('%.0f', epoch), string.format('%.0f', now + ARGV[3])
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'place', ARGV[2], 'epoch', e, 'lease', l)
+redis.call('PERSIST', KEYS[1])
+if redis.call('HEXISTS', KEYS[2], 'format') == 1 then redis.call('HSET', KEYS[2], 'epoch', e) end
+return {1, e, l, o[4] or ''}`
+
+// renewScript prolongs the lease of an epoch that still stands. Replies: the new end of the lease, 0 when there is no owner, or minus the
+// epoch of another one. KEYS: owner. ARGV: epoch, lease in ms (0 gives it back).
+var renewScript = `
+local e = redis.call('HGET', KEYS[1], 'epoch')
+if not e then return '0' end
+if e ~= ARGV[1] then return '-' .. e end
+local t = redis.call('TIME')
+local l = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2])
+redis.call('HSET', KEYS[1], 'lease', l)
+return l`
+
+// claim makes this process the owner, or makes sure that it still is.
+func (a *Applier) claim(ctx context.Context) error {
+	if a.owner != nil {
+		err := a.owner.renew(ctx, a.client, leaseTime)
+		if !errors.Is(err, errLost) {
+			return err
+		}
+		// The target went back to before our claim, or lost it: nobody else has taken the migration, so claim it again.
+		a.owner.release()
+		a.owner = nil
+	}
+	o := &owner{
+		key: checkpoint.OwnerKey(a.Name), name: a.Name, text: a.Home.Owner(), place: a.Home.Place(),
+		gone: make(chan struct{}), done: make(chan struct{}),
+	}
+	if err := o.take(ctx, a); err != nil {
+		return err
+	}
+	a.owner = o
+	a.endOthers(ctx)
+	o.hold(a.Target, a.Timeout)
+	return nil
+}
+
+// take runs the claim, and waits for the lease of an owner that may be dead: one that renews it lives.
+func (o *owner) take(ctx context.Context, a *Applier) error {
+	seen := ""
+	for {
+		reply, err := a.client.Do(ctx, a.client.B().Eval().Script(claimScript).Numkeys(2).Key(o.key, checkpoint.Key(a.Name)).
+			Arg(o.text, o.place, strconv.FormatInt(leaseTime.Milliseconds(), 10), flag(a.Takeover)).Build()).ToArray()
+		if err != nil {
+			return fmt.Errorf("claim the migration: %w", replica.AuthStop("target", a.Target, err))
+		}
+		if len(reply) != 4 {
+			return fmt.Errorf("claim the migration: the target gave %d replies", len(reply))
+		}
+		won, _ := reply[0].AsInt64()
+		words := make([]string, 4)
+		for i := 1; i < 4; i++ {
+			words[i], _ = reply[i].ToString()
+		}
+		if won == 1 {
+			o.epoch, _ = strconv.ParseInt(words[1], 10, 64)
+			o.lease, _ = strconv.ParseInt(words[2], 10, 64)
+			if o.epoch == 0 || o.lease == 0 {
+				return fmt.Errorf("claim the migration: the target answered epoch %q, lease %q", words[1], words[2])
+			}
+			return nil
+		}
+		if seen != "" && words[3] != seen {
+			return &replica.Stop{
+				Kind: replica.Fenced, Reason: fmt.Sprintf("migration %q is owned by %s, which is alive", a.Name, words[1]),
+				Hint: "stop that process first, or give --takeover",
+			}
+		}
+		seen = words[3]
+		a.Status.Wait(fmt.Sprintf("%s held this migration; its lease runs out in %s ms unless it lives", words[1], words[2]))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(renewEvery / 2):
+		}
+	}
+}
+
+// endOthers closes the connections of the owner before us: a frozen process that wakes finds its sockets dead. The fence holds without it.
+func (a *Applier) endOthers(ctx context.Context) {
+	list, err := a.client.Do(ctx, a.client.B().ClientList().Build()).ToString()
+	if err != nil {
+		a.Log.Debug().Err(err).Msg("cannot look for connections of an earlier owner")
+		return
+	}
+	mine, ours := a.owner.clientName(), clientName(a.Name)+":"
+	for line := range strings.Lines(list) {
+		var id, name string
+		for _, field := range strings.Fields(line) {
+			if v, ok := strings.CutPrefix(field, "id="); ok {
+				id = v
+			} else if v, ok := strings.CutPrefix(field, "name="); ok {
+				name = v
+			}
+		}
+		if !strings.HasPrefix(name, ours) || name == mine {
+			continue
+		}
+		if err := a.client.Do(ctx, a.client.B().ClientKill().Id(parseInt(id)).Build()).Error(); err != nil {
+			a.Log.Debug().Err(err).Msg("cannot end a connection of an earlier owner")
+		}
+	}
+}
+
+// hold starts the renewing of the lease, on a connection of its own, so that a long write does not cost it.
+func (o *owner) hold(e replica.Endpoint, timeout time.Duration) {
+	ctx, cancel := context.WithCancel(context.Background())
+	o.stop = cancel
+	option := e.ClientOption()
+	option.ClientName = o.clientName()
+	option.ConnWriteTimeout = timeout
+	go func() {
+		defer close(o.done)
+		var client rueidis.Client
+		defer func() {
+			if client != nil {
+				// The last word: nobody has to wait for the lease of a process that ended. It may fail; then the lease runs out.
+				last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+				defer cancel()
+				_ = o.renew(last, client, 0)
+				client.Close()
+			}
+		}()
+		for {
+			if client == nil { // the target may be away for long; the lease then runs out, and the epoch still stands
+				client, _ = rueidis.NewClient(option)
+			}
+			if client != nil {
+				if err := o.renew(ctx, client, leaseTime); err != nil && replica.AsStop(err) != nil {
+					o.loose(err)
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(renewEvery):
+			}
+		}
+	}()
+}
+
+// renew prolongs the lease. A Stop means that another process has the migration; errLost that the target does not know our claim.
+func (o *owner) renew(ctx context.Context, c rueidis.Client, lease time.Duration) error {
+	text, err := c.Do(ctx, c.B().Eval().Script(renewScript).Numkeys(1).Key(o.key).
+		Arg(strconv.FormatInt(o.epoch, 10), strconv.FormatInt(lease.Milliseconds(), 10)).Build()).ToString()
+	if err != nil {
+		return fmt.Errorf("renew the lease: %w", err)
+	}
+	n := parseInt(text)
+	switch {
+	case n > 0:
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.lease = n
+		return nil
+	case -n > o.epoch:
+		return o.fenced()
+	}
+	return errLost
+}
+
+func (o *owner) fenced() error {
+	return &replica.Stop{
+		Kind: replica.Fenced, Reason: fmt.Sprintf("another process has taken over migration %q", o.name),
+		Hint: "nothing of this process was written after that; leave the migration to the other one",
+	}
+}
+
+// loose marks the claim as void.
+func (o *owner) loose(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.lost == nil {
+		o.lost = err
+		close(o.gone)
+	}
+}
+
+// why is the reason for which the claim is void, after gone is closed.
+func (o *owner) why() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lost
+}
+
+func (o *owner) release() {
+	o.stop()
+	<-o.done
+}
+
+// fields are the owner key's, for writing it again after a command of the stream has removed or moved it.
+func (o *owner) fields() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return []string{"owner", o.text, "place", o.place, "epoch", strconv.FormatInt(o.epoch, 10), "lease", strconv.FormatInt(o.lease, 10)}
+}
+
+// clientName begins the names of all of a migration's connections.
+func clientName(name string) string { return "redferry:" + name }
+
+func (o *owner) clientName() string { return fmt.Sprintf("%s:%d", clientName(o.name), o.epoch) }
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}
+
+func parseInt(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64)
+	return n
+}

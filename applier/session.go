@@ -1,0 +1,87 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"redferry/applier/checkpoint"
+	"redferry/replica"
+)
+
+// session writes transactions that may be repeated: the snapshot's, and the changes of phase. They are fenced by the owner key. A session
+// belongs to one goroutine; its zero value but for a is ready for use.
+type session struct {
+	a    *Applier
+	conn *conn
+}
+
+func (s *session) close() {
+	if s.conn != nil {
+		s.conn.close()
+		s.conn = nil
+	}
+}
+
+// run gets one transaction, which fill queues, into the target. It waits while the target is away or refuses it for the moment, and sends the
+// same again after any doubt. The verdict is one that committed, or one that has the commands which the target refuses for good.
+func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, error) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval = 50 * time.Millisecond
+	pause.MaxInterval = 5 * time.Second
+	for waited := false; ; waited = true {
+		v, err := s.try(ctx, fill)
+		if err == nil {
+			if waited {
+				s.a.Status.Go()
+			}
+			return v, nil
+		}
+		if replica.AsStop(err) != nil || errors.Is(err, errLost) {
+			return verdict{}, err
+		}
+		wait := time.Duration(0)
+		if !errors.Is(err, errStale) { // else the lease was renewed just then, or the next dial tells who else writes
+			wait = pause.NextBackOff()
+			s.a.Status.Wait("target " + s.a.Target.String() + ": " + err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return verdict{}, fmt.Errorf("%w (%w)", ctx.Err(), err)
+		case <-s.a.owner.gone:
+			return verdict{}, s.a.owner.why()
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, error) {
+	if s.conn == nil {
+		conn, err := s.a.dial(ctx)
+		if err != nil {
+			return verdict{}, err
+		}
+		s.conn = conn
+	}
+	p := &pipeline{b: s.conn.B()}
+	p.begin(checkpoint.OwnerKey(s.a.Name), ownerGuard, strconv.FormatInt(s.a.owner.epoch, 10))
+	fill(p)
+	p.end(0)
+	v := p.txns[0].judge(s.conn.DoMulti(context.WithoutCancel(ctx), p.cmds...))
+	if v.committed || len(v.failed) > 0 {
+		return v, nil
+	}
+	s.close()
+	switch {
+	case v.unguarded:
+		// Its commands ran on their own, outside of a transaction; they may be repeated, but the checkpoint must not be believed before they are.
+		return verdict{}, fmt.Errorf("the target refused MULTI: %w", v.err)
+	case errors.Is(v.err, errOwnRefused):
+		return verdict{}, s.a.ownStop(v.err)
+	}
+	return verdict{}, v.err
+}

@@ -1,0 +1,195 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"redferry/applier/checkpoint"
+	"redferry/rdbstream"
+	"redferry/replica"
+)
+
+// Snapshot implements [replica.Sink].
+func (a *Applier) Snapshot(ctx context.Context, snap replica.Snapshot) (replica.Position, error) {
+	if err := a.begin(ctx, snap); err != nil {
+		return replica.Position{}, fmt.Errorf("begin the snapshot: %w", err)
+	}
+	at, err := a.load(ctx, snap)
+	if err != nil {
+		return replica.Position{}, err
+	}
+	if err := a.complete(ctx, at); err != nil {
+		return replica.Position{}, fmt.Errorf("complete the snapshot: %w", err)
+	}
+	return at, nil
+}
+
+// begin makes the target ready: emptied where that was decided, and marked as holding a snapshot in part before its first key.
+func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
+	origin := checkpoint.OriginEmpty
+	if a.onFull == Merge {
+		origin = checkpoint.OriginMerge
+	}
+	a.rec = checkpoint.Record{
+		Name: a.Name, Epoch: a.owner.epoch, Phase: checkpoint.PhaseSnapshot, Origin: origin,
+		ReplID: snap.At.ReplID, Offset: snap.At.Offset, Checked: snap.At.Offset,
+		SnapshotSize: snap.Size, Time: time.Now().UnixMilli(), Source: a.rec.Source,
+	}
+	s := session{a: a}
+	defer s.close()
+	v, err := s.run(ctx, func(p *pipeline) {
+		key := checkpoint.Key(a.Name)
+		if a.onFull == Flush {
+			p.queue(0, p.b.Arbitrary("FLUSHALL", "ASYNC").Build(), -1)
+			if a.target.scripts {
+				p.queue(0, p.b.Arbitrary("FUNCTION", "FLUSH", "ASYNC").Build(), -1)
+			}
+			p.hset(checkpoint.OwnerKey(a.Name), a.owner.fields())
+		}
+		p.queue(0, p.b.Unlink().Key(key).Build(), -1) // fields of an older record must not stay
+		p.hset(key, a.rec.Fields())
+	})
+	if err != nil {
+		return err
+	}
+	if v.unguarded {
+		return a.diverge(ctx, v)
+	}
+	a.Log.Info().Str("origin", string(origin)).Int64("bytes", snap.Size).Msg("loading the snapshot")
+	return a.Home.Know(a.rec.Source, a.Target.String())
+}
+
+// complete stores, after all keys are in, that the target holds what the source had at this position.
+func (a *Applier) complete(ctx context.Context, at replica.Position) error {
+	a.rec.Phase, a.rec.DB = checkpoint.PhaseStream, at.DB
+	a.rec.SnapshotRead = a.Status.SnapshotRead.Load()
+	a.rec.Time = time.Now().UnixMilli()
+	s := session{a: a}
+	defer s.close()
+	v, err := s.run(ctx, func(p *pipeline) { p.hset(checkpoint.Key(a.Name), a.rec.Fields()) })
+	if err != nil {
+		return err
+	}
+	if v.unguarded || len(v.failed) > 0 {
+		return a.diverge(ctx, v)
+	}
+	a.stored, a.dirty = a.rec.Checked, false
+	a.setCheckpointed()
+	return nil
+}
+
+// load gets the RDB into the target, and stores meanwhile how far it is.
+func (a *Applier) load(ctx context.Context, snap replica.Snapshot) (at replica.Position, err error) {
+	l := newLoader(a)
+	g, ctx := errgroup.WithContext(ctx)
+	pctx, stop := context.WithCancel(ctx)
+	g.Go(func() error {
+		defer stop()
+		at, err = l.run(ctx, snap)
+		return err
+	})
+	g.Go(func() error { return l.keepProgress(pctx) })
+	return at, g.Wait()
+}
+
+// run reads the RDB and has its keys written by several pipelines at once. Between keys there is no order to keep.
+func (l *loader) run(ctx context.Context, snap replica.Snapshot) (replica.Position, error) {
+	g, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, snap.Interrupt)()
+	for range l.a.Pipelines {
+		g.Go(func() error { return l.write(ctx) })
+	}
+	at := snap.At
+	g.Go(func() error {
+		defer close(l.full)
+		if err := l.scan(ctx, rdbstream.NewReader(snap.RDB), &at); err != nil {
+			return err
+		}
+		return snap.End()
+	})
+	return at, g.Wait()
+}
+
+// scan turns the RDB into batches.
+func (l *loader) scan(ctx context.Context, r *rdbstream.Reader, at *replica.Position) error {
+	functions := session{a: l.a}
+	defer functions.close()
+	var e rdbstream.Entry
+	for {
+		err := r.Next(&e)
+		if err != nil {
+			if isEnd(err) {
+				l.a.Status.SnapshotSize.CompareAndSwap(-1, r.Offset())
+				return l.flush(ctx)
+			}
+			return readError(err)
+		}
+		switch e.Kind {
+		case rdbstream.KindKey:
+			err = l.add(ctx, &e)
+		case rdbstream.KindFunction:
+			err = l.function(ctx, &functions, &e)
+		case rdbstream.KindResize:
+			l.a.Status.SnapshotTotal.Add(int64(e.Keys))
+		case rdbstream.KindAux:
+			if string(e.Name) == "repl-stream-db" { // of a source that is itself a replica and will send no SELECT (protocol 0, fact 3)
+				if db, err := strconv.Atoi(string(e.Data)); err == nil && db >= 0 {
+					at.DB = db
+				}
+			}
+		case rdbstream.KindModuleAux:
+			l.a.Log.Warn().Bytes("module", e.Name).Msg("the snapshot has data of a module beside its keys, which no client can restore; it is left out")
+		case rdbstream.KindSlotImport:
+			l.a.Log.Warn().Msg("the source is importing slots of a cluster; do not reshard it during a migration")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// function loads a library at once: libraries come before the keys.
+func (l *loader) function(ctx context.Context, s *session, e *rdbstream.Entry) error {
+	args := []string{"FUNCTION", "LOAD", "REPLACE", string(e.Data)}
+	v, err := s.run(ctx, func(p *pipeline) { p.queue(0, p.b.Arbitrary(args...).Build(), 0) })
+	if err != nil {
+		return fmt.Errorf("load a function library: %w", err)
+	}
+	if v.unguarded {
+		return l.a.diverge(ctx, v)
+	}
+	for _, f := range v.failed {
+		name, _, _ := strings.Cut(string(e.Data), "\n")
+		raw := [][]byte{[]byte("FUNCTION"), []byte("LOAD"), []byte("REPLACE"), e.Data}
+		if err := l.refuse(ctx, 0, raw, e.Offset, "function library "+name, f.err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readError sorts the errors of reading an RDB: a cut is waited out, what this program cannot read is the operator's.
+func readError(err error) error {
+	var unknown *rdbstream.UnknownError
+	var corrupt *rdbstream.CorruptError
+	var crc *rdbstream.CRCError
+	switch {
+	case errors.As(err, &unknown):
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: "cannot read the source's snapshot", Err: err,
+			Hint: "this redferry does not know it, and cannot skip what it does not know: look for a newer one, or delete the key named here",
+		}
+	case errors.As(err, &corrupt), errors.As(err, &crc):
+		return &replica.Stop{
+			Kind: replica.Failed, Reason: "the source's snapshot arrived damaged", Err: err,
+			Hint: "run the same command again; if it happens again, look at the source's memory and the network",
+		}
+	}
+	return fmt.Errorf("read the snapshot: %w", err)
+}

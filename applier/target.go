@@ -1,0 +1,252 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/redis/rueidis"
+
+	"redferry/applier/checkpoint"
+	"redferry/replica"
+)
+
+// target is what the target said of itself when it was last connected to. It belongs to the goroutine that connects.
+type target struct {
+	runID   string
+	replID  string
+	role    string
+	primary string // of a target that is a replica
+	cluster bool
+	version string
+	scripts bool  // has function libraries (7.0)
+	maxBulk int64 // proto-max-bulk-len: a longer argument makes the server close the connection
+	lfu     bool  // its eviction policy uses RESTORE's FREQ
+	lru     bool  // … IDLETIME
+
+	databases map[int]bool // probed, and there
+}
+
+// defaultMaxBulk is proto-max-bulk-len where the server will not tell it.
+const defaultMaxBulk = 512 << 20
+
+// connect opens a client to the target and asks it who it is.
+func (a *Applier) connect(ctx context.Context) error {
+	a.disconnect()
+	o := a.Target.ClientOption()
+	o.ClientName = clientName(a.Name)
+	o.ConnWriteTimeout = a.Timeout
+	o.WriteBufferEachConn = 64 << 10
+	o.ReadBufferEachConn = 64 << 10
+	client, err := rueidis.NewClient(o)
+	if err != nil {
+		return fmt.Errorf("connect to the target %s: %w", a.Target, replica.AuthStop("target", a.Target, err))
+	}
+	a.client = client
+	text, err := client.Do(ctx, client.B().Info().Build()).ToString()
+	if err != nil {
+		return fmt.Errorf("ask the target %s for INFO: %w", a.Target, replica.AuthStop("target", a.Target, err))
+	}
+	info := replica.ParseInfo(text)
+	if info["loading"] == "1" {
+		return errors.New("the target is loading its dataset")
+	}
+	a.target.read(info)
+	a.target.readConfig(ctx, client)
+	return nil
+}
+
+func (a *Applier) disconnect() {
+	if a.conn != nil {
+		a.conn.close()
+		a.conn = nil
+	}
+	if a.client != nil {
+		a.client.Close()
+		a.client = nil
+	}
+}
+
+func (t *target) read(info map[string]string) {
+	t.runID, t.replID, t.role = info["run_id"], info["master_replid"], info["role"]
+	t.primary = info["master_host"] + ":" + info["master_port"]
+	t.cluster = info["cluster_enabled"] == "1"
+	t.version = info["redis_version"] // Valkey gives the Redis version that it is compatible with
+	major, _, _ := strings.Cut(t.version, ".")
+	t.scripts = parseInt(major) >= 7
+	if v := info["valkey_version"]; v != "" {
+		t.version = v
+	}
+	t.databases = map[int]bool{}
+}
+
+func (t *target) readConfig(ctx context.Context, c rueidis.Client) {
+	get := func(name string) string { // CONFIG is often not permitted; the defaults serve
+		m, err := c.Do(ctx, c.B().ConfigGet().Parameter(name).Build()).AsStrMap()
+		if err != nil {
+			return ""
+		}
+		return m[name]
+	}
+	t.maxBulk = defaultMaxBulk
+	if n, err := strconv.ParseInt(get("proto-max-bulk-len"), 10, 64); err == nil && n > 0 {
+		t.maxBulk = n
+	}
+	policy := get("maxmemory-policy")
+	t.lfu, t.lru = strings.HasSuffix(policy, "-lfu"), strings.HasSuffix(policy, "-lru")
+}
+
+// refuse names a target that cannot be written to at all. A replica is one only at the first start: later it is a failover to wait out.
+func (t *target) refuse(src replica.SourceInfo, e replica.Endpoint, first bool) error {
+	switch {
+	case t.runID != "" && t.runID == src.RunID:
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("source %s and target %s are the same server", src.Addr, e),
+			Hint: "check --source and --target",
+		}
+	case t.replID != "" && t.replID == src.ReplID:
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("source %s and target %s share replication ID %s: one replicates the other", src.Addr, e, t.replID),
+			Hint: "give another target, or detach it first with REPLICAOF NO ONE",
+		}
+	case t.cluster:
+		return &replica.Stop{
+			Kind: replica.Config, Reason: fmt.Sprintf("the target %s is in cluster mode, which is not supported yet", e),
+			Hint: "docs/limitations.md says what is planned",
+		}
+	case t.role != "master" && first:
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("the target %s is a replica of %s and takes no writes", e, t.primary),
+			Hint: "give the primary's address, or promote it with REPLICAOF NO ONE",
+		}
+	case t.role != "master":
+		return fmt.Errorf("the target %s is a replica of %s and takes no writes", e, t.primary)
+	}
+	return nil
+}
+
+// probe makes sure that the target has a database, before anything relies on it: a SELECT refused inside EXEC would let the next write fall
+// into the database selected before.
+func (a *Applier) probe(ctx context.Context, db int) error {
+	if db == 0 || a.target.databases[db] {
+		return nil
+	}
+	c, release := a.client.Dedicate() // SELECT is state of its connection
+	defer release()
+	results := c.DoMulti(ctx, c.B().Select().Index(int64(db)).Build(), c.B().Select().Index(0).Build())
+	if re, ok := rueidis.IsRedisErr(results[0].Error()); ok && !passing(re) {
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("the source uses database %d, and the target refuses it", db), Err: re,
+			Hint: "raise `databases` in the target's configuration, and run the same command again",
+		}
+	}
+	if err := errors.Join(results[0].Error(), results[1].Error()); err != nil {
+		return fmt.Errorf("probe database %d of the target: %w", db, err)
+	}
+	a.target.databases[db] = true
+	return nil
+}
+
+// foreign counts what the target holds that is not this migration's own, keys and function libraries, and says where it is.
+func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error) {
+	text, err := a.client.Do(ctx, a.client.B().Info().Section("keyspace").Build()).ToString()
+	if err != nil {
+		return 0, "", fmt.Errorf("ask the target what it holds: %w", err)
+	}
+	own, err := a.client.Do(ctx, a.client.B().Exists().Key(checkpoint.Key(a.Name), checkpoint.OwnerKey(a.Name)).Build()).AsInt64()
+	if err != nil {
+		return 0, "", fmt.Errorf("ask the target what it holds: %w", err)
+	}
+	var parts []string
+	for db, stats := range replica.ParseInfo(text) { // db0: keys=12,expires=0,avg_ttl=0
+		if !strings.HasPrefix(db, "db") {
+			continue
+		}
+		first, _, _ := strings.Cut(stats, ",")
+		keys, err := strconv.ParseInt(strings.TrimPrefix(first, "keys="), 10, 64)
+		if err != nil {
+			return 0, "", fmt.Errorf("read the target's keyspace %q: %w", stats, err)
+		}
+		if db == "db0" {
+			keys -= own
+		}
+		if keys > 0 {
+			n += keys
+			parts = append(parts, fmt.Sprintf("%s: %d", db, keys))
+		}
+	}
+	if a.target.scripts {
+		libraries, err := a.client.Do(ctx, a.client.B().Arbitrary("FUNCTION", "LIST").Build()).ToArray()
+		if err != nil {
+			return 0, "", fmt.Errorf("ask the target for its functions: %w", err)
+		}
+		if len(libraries) > 0 {
+			n += int64(len(libraries))
+			parts = append(parts, fmt.Sprintf("function libraries: %d", len(libraries)))
+		}
+	}
+	sort.Strings(parts)
+	return n, strings.Join(parts, ", "), nil
+}
+
+// conn is a connection of its own to the target, for one goroutine.
+type conn struct {
+	rueidis.DedicatedClient
+	release func()
+}
+
+func (c *conn) close() {
+	c.Close() // a connection whose replies were not all read must not go back to the pool
+	c.release()
+}
+
+// dial opens a connection and makes sure that this process may still write: its epoch stands, and transactions are permitted.
+func (a *Applier) dial(ctx context.Context) (*conn, error) {
+	dedicated, release := a.client.Dedicate()
+	c := &conn{DedicatedClient: dedicated, release: release}
+	b := c.B()
+	results := c.DoMulti(ctx,
+		b.ClientSetname().ConnectionName(a.owner.clientName()).Build(),
+		b.Info().Section("replication").Build(),
+		b.Watch().Key(checkpoint.Key(a.Name)).Build(), // not the owner key: its lease is renewed all the time
+		b.Multi().Build(),
+		b.Hget().Key(checkpoint.OwnerKey(a.Name)).Field("epoch").Build(),
+		b.Exec().Build(),
+	)
+	if err := a.admitted(results); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (a *Applier) admitted(results []rueidis.RedisResult) error {
+	for _, r := range results[1:] {
+		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
+			return fmt.Errorf("open a connection to the target: %w", replica.AuthStop("target", a.Target, err))
+		}
+	}
+	text, _ := results[1].ToString()
+	if info := replica.ParseInfo(text); info["role"] != "master" {
+		return fmt.Errorf("the target %s is a replica of %s:%s now and takes no writes", a.Target, info["master_host"], info["master_port"])
+	}
+	replies, err := results[5].ToArray()
+	if err != nil || len(replies) != 1 {
+		return fmt.Errorf("the target answered a transaction of one command with %d replies: %w", len(replies), err)
+	}
+	epoch, err := replies[0].AsInt64()
+	switch {
+	case rueidis.IsRedisNil(err):
+		return errLost
+	case err != nil:
+		return fmt.Errorf("read the owner's epoch: %w", err)
+	case epoch > a.owner.epoch:
+		return a.owner.fenced()
+	case epoch < a.owner.epoch:
+		return errLost
+	}
+	return nil
+}

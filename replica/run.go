@@ -1,0 +1,346 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/rs/zerolog"
+)
+
+// RunConfig is what Run needs to know of the source, and when to end.
+type RunConfig struct {
+	Source        Endpoint
+	ListeningPort int    // announced to the source; nothing that speaks Redis may listen there (protocol 1.9)
+	PSYNCCommand  string // the source's name for PSYNC; empty means PSYNC
+	AckLiveness   bool   // acknowledge offset 0 instead of the checkpoint, for sources that use WAIT or FAILOVER
+	StopAt        StopAt
+	Status        *Status
+	Log           zerolog.Logger
+}
+
+// StopAt says when a run is over by itself.
+type StopAt struct {
+	CaughtUp bool  // once the target has all that the source had when the run was in sync for the first time
+	Offset   int64 // once the unit that reaches this offset is in the target; 0 for never
+}
+
+// errStopAt ends an attempt whose StopAt is reached.
+var errStopAt = errors.New("stop-at reached")
+
+// Run replicates from the source into the sink until ctx ends, until StopAt is reached, or until it must stop. It returns nil in the
+// first two cases, with everything that was read durable in the target; otherwise a *[Stop] or [ErrCompleted]. All other errors are waited out.
+func Run(ctx context.Context, c RunConfig, sink Sink) error {
+	r := &run{RunConfig: c, sink: sink}
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval = 100 * time.Millisecond
+	pause.MaxInterval = 10 * time.Second
+	for {
+		r.flowed = false
+		err := r.attempt(ctx)
+		switch {
+		case errors.Is(err, errStopAt), ctx.Err() != nil && AsStop(err) == nil:
+			return nil
+		case errors.Is(err, ErrCompleted), AsStop(err) != nil:
+			return err
+		}
+		// A link that worked is asked again at once: the backlog ages meanwhile. One that never got there is given time.
+		wait := time.Duration(0)
+		if r.flowed {
+			pause.Reset()
+		} else {
+			wait = pause.NextBackOff()
+		}
+		c.Status.Wait(err.Error())
+		c.Status.Reconnects.Add(1)
+		c.Log.Debug().Err(err).Dur("wait", wait).Msg("starting over")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// run is one call of Run.
+type run struct {
+	RunConfig
+	sink   Sink
+	flowed bool // this attempt got as far as reading the stream or a snapshot
+	synced bool // in sync was reached once: StopAt is found
+}
+
+// attempt goes through all the steps from nothing to a broken link. It never returns nil.
+func (r *run) attempt(ctx context.Context) error {
+	r.Status.Set(Connecting, "asking source and target where they are")
+	src, err := dialSource(r.Source)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	info, err := src.info(ctx)
+	if err != nil {
+		return err
+	}
+	si, err := src.describe(ctx, r.Source, info)
+	if err != nil {
+		return err
+	}
+	resume, err := r.sink.Resume(ctx, si)
+	if err != nil {
+		return err
+	}
+	from, err := r.choose(src, info, resume)
+	if err != nil {
+		return err
+	}
+
+	link, err := Dial(ctx, LinkConfig{
+		Endpoint: r.Source, ListeningPort: r.ListeningPort, PSYNCCommand: r.PSYNCCommand,
+		ReadTimeout: src.readTimeout(ctx), OnWait: r.Status.Wait,
+	})
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+	reply, err := link.Sync(ctx, from)
+	if err != nil {
+		return err
+	}
+	r.Status.Go()
+	at, news := reply.At, reply.At.ReplID != from.ReplID
+	if reply.Full {
+		news = false
+		if resume.FullResync != nil {
+			return r.refuse(resume, from, "it answered PSYNC with a full resync")
+		}
+		if at, err = r.snapshot(ctx, link, reply.At); err != nil {
+			return err
+		}
+	}
+	return r.stream(ctx, src, link, at, news)
+}
+
+// choose decides before PSYNC where to go on, so that a source is never made to fork for what the operator did not allow.
+func (r *run) choose(src *source, info map[string]string, resume Resume) (Position, error) {
+	why := "there is no position to go on from"
+	if !resume.From.IsZero() {
+		if src.blind {
+			r.Log.Warn().Msg("the source does not permit INFO: whether its backlog still has the checkpoint shows only at PSYNC")
+			return resume.From, nil
+		}
+		b, err := ParseBacklog(info)
+		if err != nil {
+			return Position{}, err
+		}
+		var ok bool
+		if ok, why = b.Has(resume.From); ok {
+			return resume.From, nil
+		}
+		if info["role"] == "slave" && info["master_link_status"] == "down" {
+			return Position{}, errors.New("the source is a replica that has lost its own primary")
+		}
+	}
+	if resume.FullResync != nil {
+		return Position{}, r.refuse(resume, resume.From, why)
+	}
+	r.Log.Info().Str("why", why).Msg("asking for a full resync")
+	return Position{}, nil
+}
+
+// refuse is the end of a run that would need a full resync which the operator has not allowed.
+func (r *run) refuse(resume Resume, from Position, why string) error {
+	if from.IsZero() {
+		return resume.FullResync
+	}
+	stop := AsStop(resume.FullResync)
+	if stop == nil {
+		return resume.FullResync
+	}
+	return &Stop{
+		Kind: stop.Kind, Hint: stop.Hint,
+		Reason: fmt.Sprintf("the source %s cannot continue from the checkpoint %s: %s; %s", r.Source, from, why, stop.Reason),
+	}
+}
+
+// snapshot hands the RDB of a full resync to the sink and keeps the source's patience meanwhile.
+func (r *run) snapshot(ctx context.Context, link *Link, at Position) (Position, error) {
+	r.Status.FullResyncs.Add(1)
+	r.Status.Set(Loading, "waiting for the source's RDB")
+	transfer, err := link.Transfer(ctx)
+	if err != nil {
+		return Position{}, err
+	}
+	r.flowed = true
+	r.Status.Go()
+	r.Status.SnapshotSize.Store(transfer.Size)
+	r.Status.Set(Loading, "full resync at "+at.String())
+
+	unblock := context.AfterFunc(ctx, func() { link.Close() })
+	defer unblock()
+	g, gctx := newGroup(ctx)
+	g.Go(func() error {
+		defer g.stop()
+		var err error
+		at, err = r.sink.Snapshot(gctx, Snapshot{
+			At: at, Size: transfer.Size, RDB: transfer.Reader, End: link.EndTransfer, Interrupt: link.Interrupt,
+		})
+		return err
+	})
+	g.Go(func() error {
+		err := every(gctx, time.Second, link.KeepAlive)
+		if err != nil {
+			link.Close() // nothing more will come: let go of a read that waits for it
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return Position{}, err
+	}
+	return at, nil
+}
+
+// stream follows the replication stream from at until something ends it. news says that at carries a replication ID that the checkpoint does not have yet.
+func (r *run) stream(ctx context.Context, src *source, link *Link, at Position, news bool) error {
+	r.flowed = true
+	r.Status.Received.Store(at.Offset)
+	r.Status.Set(CatchingUp, "from offset "+at.String())
+	asked := make(chan int64, 1) // the newest offset that a GETACK wants to hear
+	g, gctx := newGroup(ctx)
+	g.Go(func() error { return r.sink.Commit(gctx) })
+	g.Go(func() error { return r.read(gctx, link, at, news, asked) })
+	g.Go(func() error { return r.acknowledge(gctx, link, asked) })
+	g.Go(func() error { return r.watch(gctx, src) })
+	err := g.Wait()
+	_ = r.ack(link) // the last word to the source, if it can still hear it: what the drained target holds
+	return err
+}
+
+// read turns the link's bytes into units for the sink.
+func (r *run) read(ctx context.Context, link *Link, at Position, news bool, asked chan int64) error {
+	defer context.AfterFunc(ctx, link.Interrupt)()
+	var u Unit
+	if news {
+		u.Start, u.End = at.Offset, at
+		if err := r.sink.Apply(ctx, &u); err != nil {
+			return err
+		}
+	}
+	stream := NewStream(link.Reader(), at)
+	for {
+		if err := stream.Next(&u); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("read the stream of %s: %w", r.Source, err)
+		}
+		if err := r.sink.Apply(ctx, &u); err != nil {
+			return err
+		}
+		r.Status.Received.Store(u.End.Offset)
+		if u.GetAck {
+			select { // the newest question replaces one that waits
+			case <-asked:
+			default:
+			}
+			asked <- u.End.Offset
+		}
+		if r.StopAt.Offset > 0 && u.End.Offset >= r.StopAt.Offset {
+			return r.reach(ctx, u.End.Offset)
+		}
+	}
+}
+
+// reach waits until the target has everything up to offset; then the run is over.
+func (r *run) reach(ctx context.Context, offset int64) error {
+	for {
+		have, moved := r.sink.Checkpointed()
+		if have >= offset {
+			return errStopAt
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// acknowledge tells the source each second, and whenever it asks, what is durable in the target.
+func (r *run) acknowledge(ctx context.Context, link *Link, asked <-chan int64) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var wanted int64
+	for {
+		if err := r.ack(link); err != nil {
+			return err
+		}
+		have, moved := r.sink.Checkpointed()
+		if have >= wanted {
+			moved = nil // nobody waits for it
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case wanted = <-asked:
+		case <-moved:
+		}
+	}
+}
+
+func (r *run) ack(link *Link) error {
+	offset, _ := r.sink.Checkpointed()
+	if r.AckLiveness {
+		offset = 0
+	}
+	return link.Ack(offset)
+}
+
+// watch follows the source's own offset: it is the one that tells in sync from catching up.
+//
+// In sync means that what the source had at one look is in the target by the next: less than one interval of lag.
+func (r *run) watch(ctx context.Context, src *source) error {
+	const often, seldom = 100 * time.Millisecond, time.Second
+	interval := often
+	var last int64
+	for {
+		have, _ := r.sink.Checkpointed()
+		if last > 0 && have >= last {
+			if state, _, _ := r.Status.Now(); state == CatchingUp {
+				r.Status.Set(InSync, fmt.Sprintf("the target has all up to offset %d", last))
+			}
+			if r.StopAt.CaughtUp {
+				return errStopAt
+			}
+			interval = seldom
+		} else if last > 0 && interval == seldom {
+			if state, _, _ := r.Status.Now(); state == InSync && r.Status.SourceOffset.Load()-have > 0 {
+				r.Status.Set(CatchingUp, fmt.Sprintf("%d bytes behind the source", r.Status.SourceOffset.Load()-have))
+			}
+			interval = often
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(interval):
+		}
+		if src.blind {
+			last = max(1, r.Status.Received.Load())
+			continue
+		}
+		offset, err := src.offset(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			// The link has its own judgement of whether the source lives; without INFO there is only no news of the lag.
+			r.Log.Debug().Err(err).Msg("no news of the source's offset")
+			continue
+		}
+		r.Status.SourceOffset.Store(offset)
+		last = offset
+	}
+}

@@ -1,0 +1,137 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// source is the ordinary connection beside the link: once a connection is a replica's it may not run INFO or CONFIG (protocol 1.1).
+type source struct {
+	client rueidis.Client
+	blind  bool // INFO is not permitted: go on without knowing the backlog
+}
+
+func dialSource(e Endpoint) (*source, error) {
+	c, err := rueidis.NewClient(e.ClientOption())
+	if err != nil {
+		return nil, fmt.Errorf("connect to the source %s: %w", e, AuthStop("source", e, err))
+	}
+	return &source{client: c}, nil
+}
+
+func (s *source) close() { s.client.Close() }
+
+// AuthStop turns a server's refusal of our name or password into the Stop that it is; other errors pass through. end is "source" or "target".
+func AuthStop(end string, e Endpoint, err error) error {
+	re, ok := rueidis.IsRedisErr(err)
+	if !ok {
+		return TLSStop(end, e, err)
+	}
+	text := re.Error()
+	for _, prefix := range []string{"WRONGPASS", "NOAUTH", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH", "NOPERM", "DENIED"} {
+		if strings.HasPrefix(text, prefix) {
+			return &Stop{
+				Kind: Config, Reason: fmt.Sprintf("the %s %s refused the connection", end, e), Err: err,
+				Hint: "give the right user and password in --" + end + ": redis://user:password@host:port",
+			}
+		}
+	}
+	return err
+}
+
+// info is the whole of INFO, or an empty map when it is not permitted.
+func (s *source) info(ctx context.Context) (map[string]string, error) {
+	text, err := s.client.Do(ctx, s.client.B().Info().Build()).ToString()
+	if re, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(re.Error(), "NOPERM") {
+		s.blind = true
+		return map[string]string{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask the source for INFO: %w", err)
+	}
+	return ParseInfo(text), nil
+}
+
+// offset is the source's master_repl_offset now.
+func (s *source) offset(ctx context.Context) (int64, error) {
+	text, err := s.client.Do(ctx, s.client.B().Info().Section("replication").Build()).ToString()
+	if err != nil {
+		return 0, fmt.Errorf("ask the source for its offset: %w", err)
+	}
+	n, err := strconv.ParseInt(ParseInfo(text)["master_repl_offset"], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read the source's master_repl_offset: %w", err)
+	}
+	return n, nil
+}
+
+// readTimeout is the source's repl-timeout: as long as a real replica would wait for a byte. 0 when it will not tell.
+func (s *source) readTimeout(ctx context.Context) time.Duration {
+	m, err := s.client.Do(ctx, s.client.B().ConfigGet().Parameter("repl-timeout").Build()).AsStrMap()
+	if err != nil {
+		return 0 // CONFIG is often not permitted; the default serves
+	}
+	n, err := strconv.Atoi(m["repl-timeout"])
+	if err != nil || n <= 0 {
+		return 0
+	}
+	return time.Duration(n) * time.Second
+}
+
+// commands is the source's table of key positions, or nil: COMMAND is often not permitted, and a built-in table serves then.
+func (s *source) commands(ctx context.Context) map[string]KeySpec {
+	list, err := s.client.Do(ctx, s.client.B().Command().Build()).ToArray()
+	if err != nil {
+		return nil
+	}
+	table := make(map[string]KeySpec, len(list))
+	for _, entry := range list { // name, arity, flags, first, last, step, …
+		fields, err := entry.ToArray()
+		if err != nil || len(fields) < 6 {
+			continue
+		}
+		name, _ := fields[0].ToString()
+		flags, _ := fields[2].AsStrSlice()
+		first, _ := fields[3].AsInt64()
+		last, _ := fields[4].AsInt64()
+		step, _ := fields[5].AsInt64()
+		table[strings.ToLower(name)] = KeySpec{
+			First: int(first), Last: int(last), Step: int(step), Movable: slices.Contains(flags, "movablekeys"),
+		}
+	}
+	return table
+}
+
+// describe makes the SourceInfo of an INFO, and refuses what a link cannot serve yet.
+func (s *source) describe(ctx context.Context, e Endpoint, info map[string]string) (SourceInfo, error) {
+	si := SourceInfo{
+		Addr: e.String(), RunID: info["run_id"], Version: info["redis_version"], Server: "redis",
+		ReplID: info["master_replid"], Role: info["role"], Commands: s.commands(ctx),
+	}
+	if v := info["valkey_version"]; v != "" {
+		si.Server, si.Version = "valkey", v
+	}
+	if info["loading"] == "1" {
+		return si, errors.New("the source is loading its dataset")
+	}
+	if info["cluster_enabled"] == "1" {
+		text, err := s.client.Do(ctx, s.client.B().ClusterInfo().Build()).ToString()
+		if err != nil {
+			return si, fmt.Errorf("ask the source for CLUSTER INFO: %w", err)
+		}
+		if n, err := strconv.Atoi(ParseInfo(text)["cluster_size"]); err != nil || n > 1 {
+			return si, &Stop{
+				Kind: Config, Reason: fmt.Sprintf("the source is a cluster of %d shards, and only one shard can be a source yet", n),
+				Hint: "docs/limitations.md says what is planned",
+			}
+		}
+	}
+	return si, nil
+}
