@@ -2,9 +2,12 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // announcedVersion makes Valkey 9.1 and later send an RDB version that carries the TTLs of hash fields; without one it sends RDB 11, and
@@ -31,6 +34,9 @@ func (l *Link) handshake() error {
 // ping asks whether the source is able to talk. A refusal for want of a password or a permission is an answer too, as for a real replica.
 func (l *Link) ping() error {
 	reply, err := l.call("PING")
+	if err != nil && l.conf.Endpoint.TLS == nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		return fmt.Errorf("%w (is it a TLS port? then write rediss://)", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -130,6 +136,9 @@ func (l *Link) sync(from Position) (SyncReply, error) {
 	if strings.HasPrefix(line, "-") {
 		return SyncReply{}, l.refused("PSYNC", line)
 	}
+	if strings.HasPrefix(line, "$") && !strings.EqualFold(l.conf.PSYNCCommand, "PSYNC") {
+		return SyncReply{}, l.takenForSYNC()
+	}
 	return parseSyncReply(line, from)
 }
 
@@ -167,6 +176,16 @@ func parseSyncReply(line string, from Position) (SyncReply, error) {
 	return bad("an unknown reply to PSYNC")
 }
 
+// takenForSYNC is the end of a PSYNC under another name where the server compares the name that it was called by (R: replication.c
+// syncCommand): it has begun an old SYNC, which knows neither history nor offset.
+func (l *Link) takenForSYNC() error {
+	return &Stop{
+		Kind:   Config,
+		Reason: fmt.Sprintf("the source takes %s for SYNC, which cannot be resumed", l.conf.PSYNCCommand),
+		Hint:   "undo rename-command PSYNC on the source: servers do not know PSYNC under another name; --psync-command is for services that do",
+	}
+}
+
 func validReplID(id string) bool {
 	for _, c := range []byte(id) {
 		if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
@@ -176,11 +195,10 @@ func validReplID(id string) bool {
 	return len(id) == 40
 }
 
-// call sends one command and reads its reply, which is a line: + or - and the rest.
+// call sends one command and reads its reply, which is a line: + or - and the rest. When it cannot be sent the read fails, too, and has more
+// to tell: what the source said before it hung up (-DENIED, an alert of TLS).
 func (l *Link) call(args ...string) (string, error) {
-	if err := l.command(args...); err != nil {
-		return "", err
-	}
+	_ = l.command(args...)
 	reply, err := l.reply()
 	if err != nil {
 		return "", fmt.Errorf("read the reply to %s: %w", args[0], err)

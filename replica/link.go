@@ -28,7 +28,8 @@ type LinkConfig struct {
 	// ListeningPort is what the source shows in INFO and ROLE. Sentinel reconfigures whatever listens there (protocol 1.9), so it must
 	// be a port where nothing speaks Redis; 0, where nothing can listen, is one.
 	ListeningPort int
-	// PSYNCCommand is the name of PSYNC on a source that renamed it; "" means "PSYNC".
+	// PSYNCCommand is what a service calls PSYNC that offers it under another name; "" means "PSYNC". It does not help against a server's
+	// rename-command: the server then answers as to SYNC, and Sync ends with a [Stop].
 	PSYNCCommand string
 	// ReadTimeout ends the link when no byte came for so long: the source's repl-timeout. 0 means 60 s, a server's default.
 	ReadTimeout time.Duration
@@ -92,8 +93,9 @@ func newLink(conn net.Conn, c LinkConfig) *Link {
 // link's own; a read fails once nothing came for the read timeout, or after Close.
 func (l *Link) Reader() *bufio.Reader { return l.br }
 
-// Ack tells the source up to which offset we have everything. The first one after a diskless full resync makes the source begin to
-// stream (protocol 0, fact 5). It blocks for the read timeout at most.
+// Ack tells the source up to which offset we have everything. After a diskless full resync the source begins to stream at an ACK (protocol
+// 0, fact 5), but not at one that comes before it has noticed that its child is done, which takes it up to 100 ms after the RDB's last byte:
+// acknowledge until the stream begins. Ack blocks for the read timeout at most.
 func (l *Link) Ack(offset int64) error {
 	var digits [20]byte
 	return l.write("acknowledge", func(b []byte) []byte {

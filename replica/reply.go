@@ -55,8 +55,8 @@ func (l *Link) refused(command, reply string) error {
 	case command == "AUTH":
 		return stop(fmt.Sprintf("AUTH as user %q failed", user), "the source's URL has a user or a password that this source does not know")
 	case command == "PSYNC" && unknownCommand(reply):
-		return stop("this source does not allow PSYNC: managed services hide it, or it was renamed",
-			"when rename-command hides it on a source of yours: --psync-command NAME")
+		return stop("this source does not allow PSYNC: managed services hide it, and so does rename-command",
+			"undo rename-command on a source of yours; a service that offers PSYNC under another name wants --psync-command NAME")
 	case unknownCommand(reply):
 		return stop("this source does not allow "+command, "redferry needs PING, REPLCONF and PSYNC")
 	}

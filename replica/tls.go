@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 )
 
 // TLSStop turns an error of TLS that trying again cannot heal into a [Stop]; others, and nil, it returns as they are. end is "source" or
@@ -16,7 +17,6 @@ func TLSStop(end string, e Endpoint, err error) error {
 	var (
 		verify *tls.CertificateVerificationError
 		record tls.RecordHeaderError
-		alert  tls.AlertError
 		host   x509.HostnameError
 		author x509.UnknownAuthorityError
 		cert   x509.CertificateInvalidError
@@ -26,7 +26,7 @@ func TLSStop(end string, e Endpoint, err error) error {
 		return stop("has a certificate for another name", "use that name in the URL, or --"+end+"-tls-server-name")
 	case errors.As(err, &verify), errors.As(err, &author), errors.As(err, &cert):
 		return stop("has a certificate that we do not trust", "name its authority with --"+end+"-tls-ca")
-	case errors.As(err, &alert) && certificateAlert(alert):
+	case certificateAlert(err):
 		return stop("does not accept our certificate", "give another one with --"+end+"-tls-cert and --"+end+"-tls-key")
 	case errors.As(err, &record):
 		return stop("does not speak TLS on this port", "use redis://, or its tls-port")
@@ -34,11 +34,17 @@ func TLSStop(end string, e Endpoint, err error) error {
 	return err
 }
 
-// certificateAlert tells the alerts that are about the client's certificate (RFC 8446, section 6.2).
-func certificateAlert(a tls.AlertError) bool {
-	switch a {
-	case 42, 43, 44, 45, 46, 48, 116: // bad, unsupported, revoked, expired, unknown, of an unknown CA, required
-		return true
+// certificateAlert tells the server's alerts that are about the client's certificate (RFC 8446, section 6.2). With TLS 1.3 they arrive only
+// at the first read, and package tls has no exported type for them: only their texts are the same as those of a QUIC connection's.
+func certificateAlert(err error) bool {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return false
+	}
+	for _, code := range []tls.AlertError{42, 43, 44, 45, 46, 48, 116} { // bad, unsupported, revoked, expired, unknown, of an unknown CA, required
+		if op.Err.Error() == code.Error() {
+			return true
+		}
 	}
 	return false
 }
