@@ -27,7 +27,7 @@ func (v value) ttl(i int) int64 {
 }
 
 // values reads the keys' values with one pipeline, and the TTLs of hash fields with another.
-func values(d *Database, keys []typed, counters bool) ([]value, error) {
+func values(d *Database, keys []typed, view streamView) ([]value, error) {
 	cmds := make([][]string, len(keys))
 	for i, key := range keys {
 		switch key.kind {
@@ -57,7 +57,7 @@ func values(d *Database, keys []typed, counters bool) ([]value, error) {
 		if err != nil && !rueidis.IsRedisNil(err) {
 			return nil, fmt.Errorf("key %q: %w", key.name, err)
 		}
-		if out[i].lines, err = lines(m, key.kind, counters); err != nil {
+		if out[i].lines, err = lines(m, key.kind, view); err != nil {
 			return nil, fmt.Errorf("key %q: %w", key.name, err)
 		}
 	}
@@ -67,14 +67,14 @@ func values(d *Database, keys []typed, counters bool) ([]value, error) {
 	return out, err
 }
 
-func lines(m rueidis.RedisMessage, kind string, counters bool) ([]string, error) {
+func lines(m rueidis.RedisMessage, kind string, view streamView) ([]string, error) {
 	switch kind {
 	case "string":
 		text, err := m.ToString()
 		return []string{text}, err
 	case "stream":
 		var s streamLines
-		return s.stream(m, counters)
+		return s.stream(m, view)
 	}
 	list, err := m.AsStrSlice()
 	if err != nil {
@@ -156,6 +156,12 @@ func fieldTTLs(d *Database, keys []typed, replies []rueidis.RedisResult, out []v
 	return nil
 }
 
+// streamView says what two servers both know of a stream.
+type streamView struct {
+	counters    bool // what came with 7.0: max-deleted-entry-id and its like, and consumers that have read nothing
+	entriesRead bool
+}
+
 // streamLines turns XINFO STREAM FULL into lines. What it leaves out is not data (the shape of the radix tree), not replicated (when a consumer
 // was last seen), or follows from the rest (pel-count, lag).
 type streamLines struct{ lines []string }
@@ -169,13 +175,13 @@ func (s *streamLines) copyFields(prefix string, from map[string]rueidis.RedisMes
 	}
 }
 
-func (s *streamLines) stream(m rueidis.RedisMessage, counters bool) ([]string, error) {
+func (s *streamLines) stream(m rueidis.RedisMessage, view streamView) ([]string, error) {
 	top, err := m.AsMap()
 	if err != nil {
 		return nil, err
 	}
 	s.copyFields("", top, "length", "last-generated-id")
-	if counters {
+	if view.counters {
 		s.copyFields("", top, "max-deleted-entry-id", "entries-added", "recorded-first-entry-id")
 	}
 	entries, groups := top["entries"], top["groups"]
@@ -190,14 +196,14 @@ func (s *streamLines) stream(m rueidis.RedisMessage, counters bool) ([]string, e
 		return nil, fmt.Errorf("groups: %w", err)
 	}
 	for _, group := range list {
-		if err := s.group(group, counters); err != nil {
+		if err := s.group(group, view); err != nil {
 			return nil, err
 		}
 	}
 	return s.lines, nil
 }
 
-func (s *streamLines) group(m rueidis.RedisMessage, counters bool) error {
+func (s *streamLines) group(m rueidis.RedisMessage, view streamView) error {
 	group, err := m.AsMap()
 	if err != nil {
 		return fmt.Errorf("group: %w", err)
@@ -205,7 +211,7 @@ func (s *streamLines) group(m rueidis.RedisMessage, counters bool) error {
 	name := group["name"]
 	prefix := "group " + plain(name) + " "
 	s.copyFields(prefix, group, "last-delivered-id", "pending")
-	if counters {
+	if view.entriesRead {
 		s.copyFields(prefix, group, "entries-read")
 	}
 	members := group["consumers"]
@@ -220,7 +226,7 @@ func (s *streamLines) group(m rueidis.RedisMessage, counters bool) error {
 			return fmt.Errorf("consumer: %w", err)
 		}
 		name, pending := consumer["name"], consumer["pending"]
-		if list, err := pending.ToArray(); !counters && err == nil && len(list) == 0 {
+		if list, err := pending.ToArray(); !view.counters && err == nil && len(list) == 0 {
 			continue // before 7.0 a consumer without pending entries is not replicated
 		}
 		lines = append(lines, prefix+"consumer "+plain(name)+" pending "+plain(pending))
