@@ -156,6 +156,7 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 		return replica.Resume{}, replica.ErrCompleted
 	}
 	a.stored = rec.Checked
+	rec.Rejected, rec.Diverged = max(rec.Rejected, a.rec.Rejected), max(rec.Diverged, a.rec.Diverged)
 	if err := a.admit(&rec); err != nil {
 		return replica.Resume{}, err
 	}

@@ -182,13 +182,13 @@ func (a *Applier) reopen(ctx context.Context) error {
 		conn.close()
 		return err
 	}
-	if rec.Offset > a.rec.Offset {
-		// It committed, and its replies are lost. What they said will not be known.
-		a.dirty = rec.NoteLostReplies() || a.dirty
+	// What memory knows beside the place, such as counts that are not stored yet, stays.
+	a.conn, a.stored = conn, rec.Checked
+	a.rec.ReplID, a.rec.Offset, a.rec.DB = rec.ReplID, rec.Offset, rec.DB
+	a.rec.Checked = min(a.rec.Checked, rec.Offset)
+	if a.rec.NoteLostReplies() { // it committed, and what the replies said will not be known
+		a.dirty = true
 	}
-	rec.Rejected, rec.Diverged = a.rec.Rejected, a.rec.Diverged
-	rec.Source = a.rec.Source
-	a.conn, a.rec = conn, rec
 	a.setCheckpointed()
 	return nil
 }

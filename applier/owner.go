@@ -60,11 +60,16 @@ if redis.call('HEXISTS', KEYS[2], 'format') == 1 then redis.call('HSET', KEYS[2]
 return {1, e, l, o[4] or ''}`
 
 // renewScript prolongs the lease of an epoch that still stands. Replies: the new end of the lease, 0 when there is no owner, or minus the
-// epoch of another one. KEYS: owner. ARGV: epoch, lease in ms (0 gives it back).
+// epoch of another one. A lease of 0 gives it back; nothing is left of an owner that never wrote a checkpoint.
+// KEYS: owner, checkpoint. ARGV: epoch, lease in ms.
 var renewScript = `
 local e = redis.call('HGET', KEYS[1], 'epoch')
 if not e then return '0' end
 if e ~= ARGV[1] then return '-' .. e end
+if ARGV[2] == '0' and redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('DEL', KEYS[1])
+  return '1'
+end
 local t = redis.call('TIME')
 local l = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2])
 redis.call('HSET', KEYS[1], 'lease', l)
@@ -201,7 +206,7 @@ func (o *owner) hold(e replica.Endpoint, timeout time.Duration) {
 
 // renew prolongs the lease. A Stop means that another process has the migration; errLost that the target does not know our claim.
 func (o *owner) renew(ctx context.Context, c rueidis.Client, lease time.Duration) error {
-	text, err := c.Do(ctx, c.B().Eval().Script(renewScript).Numkeys(1).Key(o.key).
+	text, err := c.Do(ctx, c.B().Eval().Script(renewScript).Numkeys(2).Key(o.key, checkpoint.Key(o.name)).
 		Arg(strconv.FormatInt(o.epoch, 10), strconv.FormatInt(lease.Milliseconds(), 10)).Build()).ToString()
 	if err != nil {
 		return fmt.Errorf("renew the lease: %w", err)

@@ -100,10 +100,16 @@ func (a *Applier) load(ctx context.Context, snap replica.Snapshot) (at replica.P
 
 // run reads the RDB and has its keys written by several pipelines at once. Between keys there is no order to keep.
 func (l *loader) run(ctx context.Context, snap replica.Snapshot) (replica.Position, error) {
-	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, snap.Interrupt)()
+	g, ctx := errgroup.WithContext(ctx)
 	for range l.a.Pipelines {
-		g.Go(func() error { return l.write(ctx) })
+		g.Go(func() error {
+			err := l.write(ctx)
+			if err != nil {
+				snap.Interrupt() // the scanner may wait for bytes that nobody will take
+			}
+			return err
+		})
 	}
 	at := snap.At
 	g.Go(func() error {

@@ -304,43 +304,43 @@ func (r *run) ack(link *Link) error {
 // In sync means that what the source had at one look is in the target by the next: less than one interval of lag.
 func (r *run) watch(ctx context.Context, src *source) error {
 	const often, seldom = 100 * time.Millisecond, time.Second
-	interval := often
-	var last int64
+	seen := int64(-1) // the source's offset at the last look
 	for {
+		interval := often
 		have, _ := r.sink.Checkpointed()
-		if last > 0 && have >= last {
-			if state, _, _ := r.Status.Now(); state == CatchingUp {
-				r.Status.Set(InSync, fmt.Sprintf("the target has all up to offset %d", last))
+		switch state, _, _ := r.Status.Now(); {
+		case seen < 0:
+		case have >= seen:
+			if state == CatchingUp {
+				r.Status.Set(InSync, fmt.Sprintf("the target has all up to offset %d", seen))
 			}
 			if r.StopAt.CaughtUp {
 				return errStopAt
 			}
 			interval = seldom
-		} else if last > 0 && interval == seldom {
-			if state, _, _ := r.Status.Now(); state == InSync && r.Status.SourceOffset.Load()-have > 0 {
-				r.Status.Set(CatchingUp, fmt.Sprintf("%d bytes behind the source", r.Status.SourceOffset.Load()-have))
-			}
-			interval = often
+		case state == InSync:
+			r.Status.Set(CatchingUp, fmt.Sprintf("%d bytes behind the source", seen-have))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(interval):
 		}
-		if src.blind {
-			last = max(1, r.Status.Received.Load())
-			continue
-		}
-		offset, err := src.offset(ctx)
+		offset, err := r.look(ctx, src)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			// The link has its own judgement of whether the source lives; without INFO there is only no news of the lag.
 			r.Log.Debug().Err(err).Msg("no news of the source's offset")
 			continue
 		}
-		r.Status.SourceOffset.Store(offset)
-		last = offset
+		seen = offset
+		r.Status.SourceOffset.Store(seen)
 	}
+}
+
+// look asks for the source's offset now; of a source that does not permit INFO, what it has sent is all that is known.
+func (r *run) look(ctx context.Context, src *source) (int64, error) {
+	if src.blind {
+		return r.Status.Received.Load(), nil
+	}
+	return src.offset(ctx)
 }
