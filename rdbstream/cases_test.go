@@ -58,8 +58,12 @@ func stringKeyspaces() []keyspace {
 	long := strings.Repeat("abcdefgh", 100)
 	return []keyspace{
 		{name: "string", cmds: [][]string{
-			cmd("SET k v"), {"SET", "empty", ""}, {"SET", "", "empty key"}, cmd("SET long %s", strings.Repeat("0123456789abcdef", 3)),
-			{"SET", "binary \x00\xff\r\n", "\x00\xff"}, {"SET", "random", string(randomBytes(17000))},
+			cmd("SET k v"),
+			{"SET", "empty", ""},
+			{"SET", "", "empty key"},
+			cmd("SET long %s", strings.Repeat("0123456789abcdef", 3)),
+			{"SET", "binary \x00\xff\r\n", "\x00\xff"},
+			{"SET", "random", string(randomBytes(17000))},
 		}},
 		{name: "string-int", cmds: [][]string{
 			cmd("MSET i8 -128 i16 32767 i32 -2147483648 i64 2147483648"), cmd("MSET 12 a -300 b 100000 c 9999999999 d"),

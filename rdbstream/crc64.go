@@ -30,7 +30,8 @@ func newCRCTables() *[16][256]uint64 {
 	return &t
 }
 
-// CRC64 continues crc over p as Redis does it: Jones' polynomial, reflected, begun with 0, not inverted. The CRC64 of "123456789" is e9c6d914c4b8d9ca.
+// CRC64 continues crc over p as Redis does it: Jones' polynomial, reflected, begun with 0, not inverted. That of "123456789" is
+// e9c6d914c4b8d9ca.
 func CRC64(crc uint64, p []byte) uint64 {
 	t := crcTables
 	for len(p) >= 16 {

@@ -28,6 +28,12 @@ func small(t *testing.T) map[string][]byte {
 	for _, magic := range []string{"REDIS0012", "REDIS0015", "VALKEY080"} {
 		all[magic] = everything(magic)
 	}
+	for _, tc := range typeCases() {
+		if tc.magic < "REDIS0005" { // they have no CRC
+			tc.magic = "REDIS0006"
+		}
+		all[tc.name()], _ = tc.rdb()
+	}
 	return all
 }
 
@@ -41,15 +47,15 @@ func TestCutAnywhere(t *testing.T) {
 			for _, size := range []int{16, 4096} {
 				got, err := readAll(NewReader(bufio.NewReaderSize(bytes.NewReader(p[:n]), size)))
 				if !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-					t.Errorf("%s cut to %d of %d bytes: got %v, want unexpected EOF", name, n, len(p), err)
+					t.Fatalf("%s cut to %d of %d bytes: got %v, want unexpected EOF", name, n, len(p), err)
 				}
 				var e *Error
 				if !errors.As(err, &e) || e.Offset != int64(n) {
-					t.Errorf("%s cut to %d bytes: error does not say so: %v", name, n, err)
+					t.Fatalf("%s cut to %d bytes: error does not say so: %v", name, n, err)
 				}
 				for i := range got {
 					if !reflect.DeepEqual(whole[i], got[i]) {
-						t.Errorf("%s cut to %d bytes: %s", name, n, cmp.Diff(whole[i], got[i]))
+						t.Fatalf("%s cut to %d bytes: %s", name, n, cmp.Diff(whole[i], got[i]))
 					}
 				}
 			}
@@ -73,11 +79,11 @@ func TestFlippedBit(t *testing.T) {
 			q[bit/8] ^= 1 << (bit % 8)
 			got, err := readAll(NewReader(bufio.NewReaderSize(bytes.NewReader(q), 512)))
 			if err == nil && !cmp.Equal(whole, got) {
-				t.Errorf("%s with bit %d of byte %d flipped: clean end with other entries", name, bit%8, bit/8)
+				t.Fatalf("%s with bit %d of byte %d flipped: clean end with other entries", name, bit%8, bit/8)
 			}
 			var e *Error
 			if err != nil && !errors.As(err, &e) {
-				t.Errorf("%s with bit %d flipped: %v is no *Error", name, bit, err)
+				t.Fatalf("%s with bit %d flipped: %v is no *Error", name, bit, err)
 			}
 		}
 	}

@@ -13,7 +13,8 @@ const (
 )
 
 // DumpVersion is the RDB version that a RESTORE payload with a value of this type needs: the lowest one that knows the type, so that all
-// servers take it that can, whatever server wrote it (protocol 2.5). valkey is [Entry.Valkey]. The error is ErrNotDumpable or an [*UnknownError].
+// servers take it that can, whatever server wrote it (protocol 2.5). valkey is [Entry.Valkey]. The error is [ErrNotDumpable] or an
+// [*UnknownError].
 func DumpVersion(valkey bool, typ byte) (int, error) {
 	k := typeInfo(valkey, typ)
 	if k.since == 0 {
@@ -28,8 +29,8 @@ func DumpVersion(valkey bool, typ byte) (int, error) {
 // DumpSize is how many bytes AppendDump appends for e.
 func DumpSize(e *Entry) int { return len(e.Meta) + 1 + len(e.Value) + 2 + 8 }
 
-// AppendDump appends the payload that RESTORE takes for the key e, what DUMP would return but for the lowest possible version: KEY_META block, type,
-// value, RDB version (2 bytes), CRC64 (8 bytes). The error is that of [DumpVersion]; then nothing is appended.
+// AppendDump appends the payload that RESTORE takes for the key e, what DUMP would return but for the version, which is the lowest
+// possible: KEY_META block, type, value, RDB version (2 bytes), CRC64 (8 bytes). The error is that of [DumpVersion]; then nothing is appended.
 func AppendDump(dst []byte, e *Entry) ([]byte, error) {
 	version, err := DumpVersion(e.Valkey, e.Type)
 	if err != nil {

@@ -63,7 +63,8 @@ const (
 // firstOpcode parts the byte before a key: what lies below is its type.
 const firstOpcode = opHashTemplate
 
-// The newest RDB versions that are understood. Valkey 9.2 is to write 81, with commands between the keys, but only to replicas that say they know it.
+// The newest RDB versions that are understood. Valkey 9.2 is to write 81, with commands between the keys, but only to replicas that say
+// they know it.
 const (
 	newestRedis  = 15
 	oldestValkey = 80
@@ -182,5 +183,5 @@ func opcodeInfo(valkey bool, op byte) known {
 	return known{}
 }
 
-// TypeName is the type's name in rdb.h without RDB_TYPE_, or "" when there is none. valkey says that it comes from an RDB with Valkey's magic.
+// TypeName is the type's name in rdb.h without RDB_TYPE_, or "" when there is none. valkey is [Entry.Valkey].
 func TypeName(valkey bool, typ byte) string { return typeInfo(valkey, typ).name }

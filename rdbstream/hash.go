@@ -17,7 +17,7 @@ func (w *window) hash2() error {
 	return nil
 }
 
-// hashMetadata is Redis' hash with expiries: each pair behind its expiry, which since 7.4.0 is relative to the earliest one, at the beginning.
+// hashMetadata is Redis' hash with expiries: each pair behind its expiry. Since 7.4.0 these are relative to the earliest one, at the beginning.
 func (w *window) hashMetadata(earliest bool) error {
 	if earliest {
 		if err := w.skip(8); err != nil {
@@ -68,7 +68,7 @@ func (r *Reader) hashTmplArrayRef() error {
 	return r.w.skipStrings(fields)
 }
 
-// hashTemplate takes in a HASH_TEMPLATE record (Redis 8.10): an id and field names, of which hashTmplArrayRef needs to know how many they are.
+// hashTemplate takes in a HASH_TEMPLATE record (Redis 8.10): an id, and field names, the number of which hashTmplArrayRef needs.
 func (r *Reader) hashTemplate() error {
 	id, err := r.w.number()
 	if err != nil {

@@ -54,7 +54,7 @@ func (w *window) keyMeta() error {
 	return nil
 }
 
-// moduleName is a module type's name: nine characters of 6 bits each, above 10 bits of its encoding's version (module.c, moduleTypeNameByID).
+// moduleName is a module type's name: nine characters of 6 bits, above 10 bits of its encoding's version (module.c, moduleTypeNameByID).
 func moduleName(id uint64) [9]byte {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	var name [9]byte
@@ -66,7 +66,7 @@ func moduleName(id uint64) [9]byte {
 	return name
 }
 
-// Module is the name of the module type that a TypeModule2 value belongs to, and the version of its encoding; ok is false for other entries.
+// Module is the module type's name of a TypeModule2 value, and the version of its encoding; ok is false for other entries.
 func (e *Entry) Module() (name string, version int, ok bool) {
 	if e.Kind != KindKey || e.Type != TypeModule2 {
 		return "", 0, false

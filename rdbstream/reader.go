@@ -27,14 +27,14 @@ func NewReader(br *bufio.Reader) *Reader {
 	return &Reader{w: window{br: br}, code: -1}
 }
 
-// Offset is the number of the RDB's bytes up to the end of the last entry; after io.EOF the whole RDB's.
+// Offset is how many bytes of the RDB have been read: up to the end of the last entry, after io.EOF all.
 func (r *Reader) Offset() int64 { return r.w.offset() }
 
 // Version is the RDB's version; zero before the first Next.
 func (r *Reader) Version() Version { return r.version }
 
 // Next reads the next entry into e, whose slices are valid until the next call. io.EOF is the clean end of an RDB whose CRC agrees, or
-// that has none. Any other error is an [*Error] and final, as io.EOF is.
+// that has none. Any other error is an [*Error]. Errors are final, io.EOF as well; with one, e is not to be used.
 func (r *Reader) Next(e *Entry) error {
 	if r.err == nil {
 		if err := r.next(e); err != nil {
@@ -124,7 +124,7 @@ func (r *Reader) magic() error {
 		return &UnknownError{What: "magic", Name: s}
 	}
 	n, err := strconv.ParseUint(digits, 10, 16)
-	if err != nil || digits[0] == '+' {
+	if err != nil {
 		return &UnknownError{What: "magic", Name: s}
 	}
 	v.Number = int(n)

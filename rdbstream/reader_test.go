@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -17,17 +18,41 @@ import (
 // sink is a value that is easy to tell from what is around it.
 const sink = "the string that follows"
 
-// Each value is followed by a second key: only when its end was found exactly is that one read.
-func TestTypes(t *testing.T) {
+// typeCase is a value of a type, as bytes.
+type typeCase struct {
+	magic string
+	typ   byte
+	value []byte
+	dump  int // the version that a payload of it needs
+}
+
+// rdb has the value as that of the key "first" in database 3, and a second key behind it, at offset behind.
+func (tc typeCase) rdb() (p []byte, behind int64) {
+	b := newRDB(tc.magic).raw(opSelectDB, 3).key(tc.typ, "first").raw(tc.value...)
+	behind = int64(len(*b))
+	return b.key(TypeString, "second").str("2").end(), behind
+}
+
+func (tc typeCase) valkey() bool { return strings.HasPrefix(tc.magic, "VALKEY") }
+
+func (tc typeCase) name() string {
+	return fmt.Sprintf("%s/%s/%d", tc.magic, TypeName(tc.valkey(), tc.typ), len(tc.value))
+}
+
+// streamValue is a stream of the version with all that it can have.
+func streamValue(version int) []byte {
 	id := string(make([]byte, 16))
-	v := func() *rdb { return new(rdb) }
-	group := func(version int) *rdb { // two pending entries, two consumers
-		b := v().str("group").num(5, 1)
+	b := new(rdb).num(2).str(id, "listpack", id, "listpack").num(10, 1700000000000, 3)
+	if version >= 2 {
+		b.num(1, 2, 3, 4, 10)
+	}
+	b.num(2)
+	for range 2 {
+		b.str("group").num(5, 1)
 		if version >= 2 {
 			b.num(1<<64 - 1) // entries read: unknown
 		}
-		b.num(2).zeros(16).le(77).num(3).zeros(16).le(78).num(300)
-		b.num(2)
+		b.num(2).zeros(16).le(77).num(3).zeros(16).le(78).num(300).num(2)
 		for range 2 {
 			b.str("consumer").le(1)
 			if version >= 3 {
@@ -35,32 +60,20 @@ func TestTypes(t *testing.T) {
 			}
 			b.num(1).zeros(16)
 		}
-		return b
+		if version >= 5 {
+			b.num(1).zeros(16)
+		}
 	}
-	stream := func(version int) []byte {
-		b := v().num(2).str(id, "listpack", id, "listpack").num(10, 1700000000000, 3)
-		if version >= 2 {
-			b.num(1, 2, 3, 4, 10)
-		}
-		b.num(2)
-		for range 2 {
-			b.raw(*group(version)...)
-			if version >= 5 {
-				b.num(1).zeros(16)
-			}
-		}
-		if version >= 4 {
-			b.num(1000, 50, 2).str("producer").num(2).str("a").num(1, 2).str("b").num(1, 3).str("idle").num(0).num(2, 1)
-		}
-		return *b
+	if version >= 4 {
+		b.num(1000, 50, 2).str("producer").num(2).str("a").num(1, 2).str("b").num(1, 3).str("idle").num(0).num(2, 1)
 	}
+	return *b
+}
+
+func typeCases() []typeCase {
+	v := func() *rdb { return new(rdb) }
 	lzf := string([]byte{0xc3, 5, 10, 0, 'a', 0xe0, 0, 0}) // ten times a
-	for _, tc := range []struct {
-		magic string
-		typ   byte
-		value []byte
-		dump  int
-	}{
+	return []typeCase{
 		{"REDIS0006", TypeString, *v().str("value"), 6},
 		{"REDIS0006", TypeString, *v().raw(0xc0, 0xff), 6},
 		{"REDIS0006", TypeString, *v().raw(0xc1, 1, 2), 6},
@@ -82,43 +95,46 @@ func TestTypes(t *testing.T) {
 		{"REDIS0002", TypeZSetZiplist, *v().str(sink), 6},
 		{"REDIS0004", TypeHashZiplist, *v().str(sink), 6},
 		{"REDIS0007", TypeListQuicklist, *v().num(2).str(sink, sink), 7},
-		{"REDIS0009", TypeStreamListpacks, stream(1), 9},
+		{"REDIS0009", TypeStreamListpacks, streamValue(1), 9},
 		{"REDIS0010", TypeHashListpack, *v().str(sink), 10},
 		{"REDIS0010", TypeZSetListpack, *v().str(sink), 10},
 		{"REDIS0010", TypeListQuicklist2, *v().num(2, 1).str(sink).num(2).str(sink), 10},
-		{"REDIS0010", TypeStreamListpacks2, stream(2), 10},
+		{"REDIS0010", TypeStreamListpacks2, streamValue(2), 10},
 		{"REDIS0011", TypeSetListpack, *v().str(sink), 11},
-		{"REDIS0011", TypeStreamListpacks3, stream(3), 11},
+		{"REDIS0011", TypeStreamListpacks3, streamValue(3), 11},
 		{"REDIS0012", TypeHashMetadataPreGA, *v().num(2, 0).str("f", "v").num(1700000000000).str("g", "w"), 12},
 		{"REDIS0012", TypeHashListpackExPreGA, *v().str(sink), 12},
 		{"REDIS0012", TypeHashMetadata, *v().le(1700000000000).num(2, 0).str("f", "v").num(1).str("g", "w"), 12},
 		{"REDIS0012", TypeHashListpackEx, *v().le(1700000000000).str(sink), 12},
-		{"REDIS0013", TypeStreamListpacks4, stream(4), 13},
-		{"REDIS0014", TypeStreamListpacks5, stream(5), 14},
-		{"REDIS0014", TypeArray, *v().num(4, 0).num(0, arraySDS).str("a").num(7, arrayInt).zeros(8).num(8, arrayFloat).zeros(8).num(9, arraySmallStr).str("s"), 14},
+		{"REDIS0013", TypeStreamListpacks4, streamValue(4), 13},
+		{"REDIS0014", TypeStreamListpacks5, streamValue(5), 14},
+		{"REDIS0014", TypeArray, *v().num(4, 0).num(0, arraySDS).str("a").num(7, arrayInt).zeros(8).
+			num(8, arrayFloat).zeros(8).num(9, arraySmallStr).str("s"), 14},
 		{"REDIS0014", TypeArray, *v().num(1, 1, 55).num(0, arraySDS).str("a"), 14},
 		{"REDIS0015", TypeHashTmplLP, *v().num(2).str("f", "g", "listpack"), 15},
 		{"REDIS0015", TypeHashTmplArray, *v().num(2).str("f", "v", "g", "w"), 15},
 		{"VALKEY080", TypeValkeyHash2, *v().num(2).str("f", "v").le(-1).str("g", "w").le(1700000000000), 80},
-		{"VALKEY080", TypeStreamListpacks3, stream(3), 11},
-	} {
-		b := newRDB(tc.magic).raw(opSelectDB, 3).key(tc.typ, "first").raw(tc.value...)
-		behind := len(*b)
-		p := b.key(TypeString, "second").str("2").end()
-		valkey := strings.HasPrefix(tc.magic, "VALKEY")
-		t.Run(fmt.Sprintf("%s/%s/%d", tc.magic, TypeName(valkey, tc.typ), len(tc.value)), func(t *testing.T) {
+		{"VALKEY080", TypeStreamListpacks3, streamValue(3), 11},
+	}
+}
+
+// Only when a value's end was found exactly is the second key read.
+func TestTypes(t *testing.T) {
+	for _, tc := range typeCases() {
+		t.Run(tc.name(), func(t *testing.T) {
+			p, behind := tc.rdb()
 			got, err := readBytes(p)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := []Entry{
-				{Kind: KindKey, Valkey: valkey, DB: 3, Key: []byte("first"), Type: tc.typ, Value: tc.value, Idle: -1, Freq: -1, Offset: 11, End: int64(behind)},
-				{Kind: KindKey, Valkey: valkey, DB: 3, Key: []byte("second"), Type: TypeString, Value: []byte("\x012"), Idle: -1, Freq: -1, Offset: int64(behind), End: int64(behind) + 10},
-			}
-			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+			first := Entry{Kind: KindKey, Valkey: tc.valkey(), DB: 3, Key: []byte("first"), Type: tc.typ, Value: tc.value, Idle: -1, Freq: -1}
+			second := first
+			second.Key, second.Type, second.Value = []byte("second"), TypeString, []byte("\x012")
+			first.Offset, first.End, second.Offset, second.End = 11, behind, behind, behind+10
+			if diff := cmp.Diff([]Entry{first, second}, got); diff != "" {
 				t.Error(diff)
 			}
-			if v, err := DumpVersion(valkey, tc.typ); v != tc.dump || err != nil {
+			if v, err := DumpVersion(tc.valkey(), tc.typ); v != tc.dump || err != nil {
 				t.Errorf("DumpVersion: got %d, %v, want %d", v, err, tc.dump)
 			}
 		})
@@ -186,7 +202,9 @@ func TestEverything(t *testing.T) {
 					e.Kind, e.Key, e.Value, e.Freq = KindKey, []byte("b"), []byte("\x012"), 255
 					e.ExpireAt, e.HasExpire = 1000, true
 				}),
-				with(func(e *Entry) { e.Kind, e.Key, e.Value = KindKey, []byte("12345"), []byte{0xc3, 5, 10, 0, 'a', 0xe0, 0, 0} }),
+				with(func(e *Entry) {
+					e.Kind, e.Key, e.Value = KindKey, []byte("12345"), []byte{0xc3, 5, 10, 0, 'a', 0xe0, 0, 0}
+				}),
 				with(func(e *Entry) {
 					e.Kind, e.DB, e.Value, e.HasExpire = KindKey, 77, []byte{0}, true
 				}),
@@ -314,8 +332,8 @@ func TestAnyBuffer(t *testing.T) {
 					if err != nil {
 						t.Fatalf("buffer of %d, %s: %v", size, way, err)
 					}
-					if diff := cmp.Diff(want, got); diff != "" {
-						t.Fatalf("buffer of %d, %s: %s", size, way, diff)
+					if !reflect.DeepEqual(want, got) {
+						t.Fatalf("buffer of %d, %s: %s", size, way, cmp.Diff(want, got))
 					}
 				}
 			}

@@ -28,7 +28,7 @@ func lengthSize(b byte) int {
 	return 0
 }
 
-// parseLength is the length, or a string's encoding in its place, that all of p holds. Lengths are big-endian, as nothing else is in an RDB.
+// parseLength is the length, or a string's encoding in its place, that all of p holds. Lengths are big-endian, as little else in an RDB is.
 func parseLength(p []byte) (n uint64, encoded bool) {
 	switch len(p) {
 	case 1:

@@ -20,7 +20,7 @@ const (
 
 // window scans what a bufio.Reader has buffered, in place, and captures the bytes of the current entry.
 //
-// The captured bytes begin at buf[mark]; once the entry has outgrown a filling of the buffer, those of earlier ones are in spill, before them.
+// The captured bytes begin at buf[mark]; those of the fillings before it, if the entry began there, are in spill.
 type window struct {
 	br    *bufio.Reader
 	buf   []byte // peeked from br, to be discarded there when all of it is scanned
