@@ -18,10 +18,10 @@ build: go ## build bin/redferry
 
 test: go servers ## unit, integration and crash tests against all five servers, under the race detector if there is a C compiler
 	@[ -n "$(RACE)" ] || echo "no C compiler here: the tests run without the race detector"
-	REDFERRY_ALL_SERVERS=1 go test $(RACE) -timeout 20m ./...
+	go test $(RACE) -timeout 20m ./...
 
 race: go servers ## the same, and insist on the race detector
-	REDFERRY_ALL_SERVERS=1 CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
+	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
 
 lint: go ## gofumpt, vet, staticcheck, and the bans of docs/testing.md
 	internal/lint.sh
@@ -36,7 +36,7 @@ bench: build servers ## compare with native replication on this machine
 	go run ./internal/bench
 
 crash: go servers ## kill everything at random for CRASHTIME (60s); LONG=1 for the long matrix
-	REDFERRY_ALL_SERVERS=1 go test -run Crash -count=1 -v -timeout 0 ./...
+	go test -run Crash -count=1 -v -timeout 0 ./...
 
 demo: build ## watch a migration: two local servers, live writes, a crash, a cutover
 	internal/need-redis.sh

@@ -47,7 +47,7 @@ func TestLoadRate(t *testing.T) {
 	}
 }
 
-// What was acknowledged is there after a restart of the server, and the load has gone on.
+// The load goes on when the server is killed under it and comes back.
 func TestLoadLivesThroughRestarts(t *testing.T) {
 	s := Start(t, Latest(t), Config("appendonly yes", "appendfsync always"))
 	stop := StartLoad(t, s, LoadOptions{Rate: 5000})

@@ -74,7 +74,7 @@ func ReplicaOf(primary *Server) Option {
 	return Config(lines...)
 }
 
-// Cluster starts the server in cluster mode; [FormCluster] makes a cluster of several.
+// Cluster starts the server in cluster mode, without slots; [StartCluster] makes a whole cluster.
 func Cluster() Option { return func(o *options) { o.cluster = true } }
 
 // Start runs a server of that build on a free loopback port and returns when it answers. It persists nothing, its replication starts
