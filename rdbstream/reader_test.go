@@ -164,7 +164,8 @@ func everything(magic string) []byte {
 	return b.end()
 }
 
-func TestEverything(t *testing.T) {
+// everythingSaid are the entries of everything, but for their offsets.
+func everythingSaid(magic string) []Entry {
 	base := Entry{Idle: -1, Freq: -1}
 	with := func(f func(e *Entry)) Entry {
 		e := base
@@ -172,50 +173,55 @@ func TestEverything(t *testing.T) {
 		return e
 	}
 	meta := []byte{opKeyMeta, 2, 1, 2, 3, 4, 1, 5, 0, 5, 6, 7, 8, 0}
+	want := []Entry{
+		with(func(e *Entry) { e.Kind, e.Name, e.Data = KindAux, []byte("redis-ver"), []byte("8.6.0") }),
+		with(func(e *Entry) { e.Kind, e.Name, e.Data = KindAux, []byte("redis-bits"), []byte("64") }),
+		with(func(e *Entry) {
+			e.Kind, e.Name = KindModuleAux, []byte("EjRWeJCrz")
+			e.Data = *new(rdb).num(0x1234567890abcdef, 2, 1, 5).str("aux").num(0)
+		}),
+		with(func(e *Entry) { e.Kind, e.Data = KindFunction, []byte("#!lua name=lib\nreturn 1") }),
+	}
+	if magic == "VALKEY080" {
+		want = append(want, with(func(e *Entry) {
+			e.Kind, e.Name, e.Data = KindSlotImport, []byte("job"), *new(rdb).str("job").num(2, 0, 100, 200, 16383)
+		}))
+	}
+	want = append(want,
+		with(func(e *Entry) { e.Kind, e.Keys, e.Expires = KindResize, 300, 2 }),
+		with(func(e *Entry) {
+			e.Kind, e.Key, e.Value, e.Idle = KindKey, []byte("a"), []byte("\x011"), 1000
+			e.ExpireAt, e.HasExpire = 1700000000000, true
+			if magic == "REDIS0015" {
+				e.Meta = meta
+			}
+		}),
+		with(func(e *Entry) { e.Kind, e.Name, e.Data = KindAux, []byte("slot-info"), []byte("1,2,3") }),
+		with(func(e *Entry) {
+			e.Kind, e.Key, e.Value, e.Freq = KindKey, []byte("b"), []byte("\x012"), 255
+			e.ExpireAt, e.HasExpire = 1000, true
+		}),
+		with(func(e *Entry) {
+			e.Kind, e.Key, e.Value = KindKey, []byte("12345"), []byte{0xc3, 5, 10, 0, 'a', 0xe0, 0, 0}
+		}),
+		with(func(e *Entry) {
+			e.Kind, e.DB, e.Value, e.HasExpire = KindKey, 77, []byte{0}, true
+		}),
+		with(func(e *Entry) {
+			e.Kind, e.DB, e.Key, e.Value = KindKey, 77, []byte("bbbbbbbbbb"), []byte("\x03lzf")
+			e.ExpireAt, e.HasExpire = -5, true
+		}),
+	)
+	for i := range want {
+		want[i].Valkey = magic == "VALKEY080"
+	}
+	return want
+}
+
+func TestEverything(t *testing.T) {
 	for _, magic := range []string{"REDIS0012", "REDIS0015", "VALKEY080"} {
 		t.Run(magic, func(t *testing.T) {
-			want := []Entry{
-				with(func(e *Entry) { e.Kind, e.Name, e.Data = KindAux, []byte("redis-ver"), []byte("8.6.0") }),
-				with(func(e *Entry) { e.Kind, e.Name, e.Data = KindAux, []byte("redis-bits"), []byte("64") }),
-				with(func(e *Entry) {
-					e.Kind, e.Name = KindModuleAux, []byte("EjRWeJCrz")
-					e.Data = *new(rdb).num(0x1234567890abcdef, 2, 1, 5).str("aux").num(0)
-				}),
-				with(func(e *Entry) { e.Kind, e.Data = KindFunction, []byte("#!lua name=lib\nreturn 1") }),
-			}
-			if magic == "VALKEY080" {
-				want = append(want, with(func(e *Entry) {
-					e.Kind, e.Name, e.Data = KindSlotImport, []byte("job"), *new(rdb).str("job").num(2, 0, 100, 200, 16383)
-				}))
-			}
-			want = append(want,
-				with(func(e *Entry) { e.Kind, e.Keys, e.Expires = KindResize, 300, 2 }),
-				with(func(e *Entry) {
-					e.Kind, e.Key, e.Value, e.Idle = KindKey, []byte("a"), []byte("\x011"), 1000
-					e.ExpireAt, e.HasExpire = 1700000000000, true
-					if magic == "REDIS0015" {
-						e.Meta = meta
-					}
-				}),
-				with(func(e *Entry) { e.Kind, e.Name, e.Data = KindAux, []byte("slot-info"), []byte("1,2,3") }),
-				with(func(e *Entry) {
-					e.Kind, e.Key, e.Value, e.Freq = KindKey, []byte("b"), []byte("\x012"), 255
-					e.ExpireAt, e.HasExpire = 1000, true
-				}),
-				with(func(e *Entry) {
-					e.Kind, e.Key, e.Value = KindKey, []byte("12345"), []byte{0xc3, 5, 10, 0, 'a', 0xe0, 0, 0}
-				}),
-				with(func(e *Entry) {
-					e.Kind, e.DB, e.Value, e.HasExpire = KindKey, 77, []byte{0}, true
-				}),
-				with(func(e *Entry) {
-					e.Kind, e.DB, e.Key, e.Value = KindKey, 77, []byte("bbbbbbbbbb"), []byte("\x03lzf")
-					e.ExpireAt, e.HasExpire = -5, true
-				}),
-			)
-			for i := range want {
-				want[i].Valkey = magic == "VALKEY080"
-			}
+			want := everythingSaid(magic)
 			got, err := readBytes(everything(magic))
 			if err != nil {
 				t.Fatal(err)
