@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -30,11 +31,11 @@ func ParseInfo(text string) map[string]string {
 	return info
 }
 
-// ParseBacklog reads the fields of INFO replication. The error names the one that is missing or is no number.
+// ParseBacklog reads the fields of INFO replication. The error names one that is missing or is no number.
 func ParseBacklog(info map[string]string) (Backlog, error) {
 	b := Backlog{ReplID: info["master_replid"], ReplID2: info["master_replid2"], Active: info["repl_backlog_active"] == "1"}
 	if b.ReplID == "" {
-		return Backlog{}, fmt.Errorf("INFO replication has no master_replid (a source needs to be Redis 4.0 or later)")
+		return Backlog{}, errors.New("INFO replication has no master_replid: the source is older than Redis 4.0, or hides it")
 	}
 	for name, to := range map[string]*int64{
 		"second_repl_offset":             &b.SecondOffset,
@@ -59,7 +60,8 @@ func (b Backlog) Has(p Position) (ok bool, why string) {
 	case p.IsZero():
 		return false, "there is no position to go on from"
 	case !strings.EqualFold(p.ReplID, b.ReplID) && !strings.EqualFold(p.ReplID, b.ReplID2):
-		return false, fmt.Sprintf("the checkpoint belongs to the replication ID %s, the source has %s%s: it restarted, or was synchronised from elsewhere, or is another server",
+		return false, fmt.Sprintf("the checkpoint belongs to the replication ID %s, the source has %s%s: "+
+			"it restarted, or was synchronised from elsewhere, or is another server",
 			p.ReplID, b.ReplID, b.predecessor())
 	case !strings.EqualFold(p.ReplID, b.ReplID) && next > b.SecondOffset:
 		return false, fmt.Sprintf("the source was promoted at offset %d, the checkpoint is at %d in the history before that: %d bytes were lost in the failover",

@@ -1,12 +1,7 @@
 package replica
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -20,8 +15,6 @@ import (
 	"redferry/internal/redistest"
 	"redferry/rdbstream"
 )
-
-var record = flag.Bool("record", false, "write the streams of real servers to testdata")
 
 // eachBuild runs a test against every server build of this machine.
 func eachBuild(t *testing.T, test func(t *testing.T, b redistest.Build)) {
@@ -57,11 +50,33 @@ func dialServer(t *testing.T, s *redistest.Server, change ...func(*LinkConfig)) 
 // fullSync takes a full resync, up to the first byte of the stream, and returns the number of its keys.
 func fullSync(t *testing.T, l *Link) (at Position, tr Transfer, keys int) {
 	t.Helper()
+	at, tr = takeSnapshot(t, l, func(e *rdbstream.Entry) {
+		if e.Kind == rdbstream.KindKey {
+			keys++
+		}
+	})
+	return at, tr, keys
+}
+
+// fullSyncAux takes a full resync and returns an AUX field of its RDB.
+func fullSyncAux(t *testing.T, l *Link, name string) (at Position, value string) {
+	t.Helper()
+	at, _ = takeSnapshot(t, l, func(e *rdbstream.Entry) {
+		if e.Kind == rdbstream.KindAux && string(e.Name) == name {
+			value = string(e.Data)
+		}
+	})
+	return at, value
+}
+
+func takeSnapshot(t *testing.T, l *Link, see func(*rdbstream.Entry)) (Position, Transfer) {
+	t.Helper()
 	reply, err := l.Sync(t.Context(), Position{})
 	if err != nil || !reply.Full {
 		t.Fatalf("Sync = %+v, %v, want a full resync", reply, err)
 	}
-	if tr, err = l.Transfer(t.Context()); err != nil {
+	tr, err := l.Transfer(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
 	rdb := rdbstream.NewReader(tr.Reader)
@@ -72,14 +87,12 @@ func fullSync(t *testing.T, l *Link) (at Position, tr Transfer, keys int) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		if e.Kind == rdbstream.KindKey {
-			keys++
-		}
+		see(&e)
 	}
 	if err := l.EndTransfer(); err != nil {
 		t.Fatal(err)
 	}
-	return reply.At, tr, keys
+	return reply.At, tr
 }
 
 // acked acknowledges where the stream begins until the link ends. Once would not do: the source forgets an ACK that it gets before it has
@@ -184,165 +197,6 @@ func TestSyncWithRealServers(t *testing.T) {
 	})
 }
 
-// WAIT makes the source ask, and returns when it has heard of an offset that is large enough (T36).
-func TestWait(t *testing.T) {
-	eachBuild(t, func(t *testing.T, b redistest.Build) {
-		s := redistest.Start(t, b)
-		l := dialServer(t, s)
-		at, _, _ := fullSync(t, l)
-		stream := acked(t, l, at)
-		client, err := s.Client(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		var waits sync.WaitGroup
-		defer waits.Wait()
-		heard := make(chan int64, 1)
-		waits.Go(func() {
-			ctx := context.Background()
-			n, _ := client.DoMulti(ctx, client.B().Set().Key("k").Value("v").Build(), client.B().Wait().Numreplicas(1).Timeout(10000).Build())[1].AsInt64()
-			heard <- n
-		})
-		var u Unit
-		for !u.GetAck {
-			if err := stream.Next(&u); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := l.Ack(u.End.Offset - 1 - 37); err != nil { // a byte less than the write's end
-			t.Fatal(err)
-		}
-		select {
-		case n := <-heard:
-			t.Errorf("WAIT has returned %d before the write was acknowledged", n)
-		case <-time.After(100 * time.Millisecond):
-		}
-		if err := l.Ack(u.End.Offset); err != nil {
-			t.Fatal(err)
-		}
-		if n := <-heard; n != 1 {
-			t.Errorf("WAIT returned %d, want 1", n)
-		}
-	})
-}
-
-func TestAuthWithRealServers(t *testing.T) {
-	eachBuild(t, func(t *testing.T, b redistest.Build) {
-		s := redistest.Start(t, b, redistest.Password("secret"), redistest.Config(
-			"user ferry on >ferrypass +psync +replconf +ping",
-			"user nosync on >pass ~* +@all -psync",
-			"user noping on >pass +psync +replconf",
-			"user noconf on >pass +psync +ping",
-		))
-		tests := []struct {
-			user, password string
-			text           string // of the Stop; "" when it works
-		}{
-			{"", "secret", ""},
-			{"default", "secret", ""},
-			{"ferry", "ferrypass", ""},
-			{"noping", "pass", ""},
-			{"", "", "NOAUTH"},
-			{"", "wrong", "WRONGPASS"},
-			{"ferry", "wrong", "WRONGPASS"},
-			{"nobody", "pass", "WRONGPASS"},
-			{"nosync", "pass", "NOPERM"},
-			{"noconf", "pass", "NOPERM"},
-		}
-		for _, test := range tests {
-			t.Run(test.user+":"+test.password, func(t *testing.T) {
-				e := endpoint(t, s.URL(), TLSFiles{})
-				e.Username, e.Password = test.user, test.password
-				l, err := Dial(t.Context(), LinkConfig{Endpoint: e})
-				if err == nil {
-					defer func() { _ = l.Close() }()
-					_, err = l.Sync(t.Context(), Position{})
-				}
-				if test.text == "" {
-					if err != nil {
-						t.Error(err)
-					}
-					return
-				}
-				if err == nil {
-					t.Fatal("it works")
-				}
-				if got := classify(t, err); got != (outcome{Stop: true}) || !strings.Contains(err.Error(), test.text) {
-					t.Errorf("%v is %+v, want a Stop that has %s", err, got, test.text)
-				}
-			})
-		}
-	})
-}
-
-// A server whose PSYNC was renamed does not offer it under the new name either: it takes that for SYNC.
-func TestRenamedPSYNC(t *testing.T) {
-	eachBuild(t, func(t *testing.T, b redistest.Build) {
-		s := redistest.Start(t, b, redistest.Config("rename-command PSYNC XSYNC"))
-		for _, name := range []string{"PSYNC", "XSYNC"} {
-			_, err := dialServer(t, s, func(c *LinkConfig) { c.PSYNCCommand = name }).Sync(t.Context(), Position{})
-			if err == nil || classify(t, err) != (outcome{Stop: true}) {
-				t.Errorf("%s: %v, want a Stop", name, err)
-			}
-		}
-	})
-}
-
-func TestTLS(t *testing.T) {
-	eachBuild(t, func(t *testing.T, b redistest.Build) {
-		s := redistest.Start(t, b, redistest.TLS())
-		certs := s.Certificates()
-		other := redistest.NewCertificates(t, t.TempDir())
-		good := TLSFiles{CA: certs.CA, Cert: certs.ClientCert, Key: certs.ClientKey}
-		tests := []struct {
-			name  string
-			files TLSFiles
-			text  string // of the Stop; "" when it works
-		}{
-			{"mutual", good, ""},
-			{"unverified", TLSFiles{Cert: good.Cert, Key: good.Key, Insecure: true}, ""},
-			{"authority unknown", TLSFiles{Cert: good.Cert, Key: good.Key}, "certificate that we do not trust"},
-			{"another authority", TLSFiles{CA: other.CA, Cert: good.Cert, Key: good.Key}, "certificate that we do not trust"},
-			{"another name", TLSFiles{CA: good.CA, Cert: good.Cert, Key: good.Key, ServerName: "example.org"}, "for another name"},
-			{"no client certificate", TLSFiles{CA: good.CA}, "does not accept our certificate"},
-			{"a foreign client certificate", TLSFiles{CA: good.CA, Cert: other.ClientCert, Key: other.ClientKey}, "does not accept our certificate"},
-		}
-		for _, test := range tests {
-			t.Run(test.name, func(t *testing.T) {
-				l, err := Dial(t.Context(), LinkConfig{Endpoint: endpoint(t, s.URL(), test.files)})
-				if err == nil {
-					defer func() { _ = l.Close() }()
-				}
-				if test.text == "" {
-					if err != nil {
-						t.Fatal(err)
-					}
-					at, _, _ := fullSync(t, l)
-					stream := acked(t, l, at)
-					s.Do(t, "SET", "k", "v")
-					if got := until(t, stream, backlog(t, s).MasterOffset); len(got) != 1 {
-						t.Errorf("the stream has %q, want one command", got)
-					}
-					return
-				}
-				if err == nil {
-					t.Fatal("it works")
-				}
-				if got := classify(t, err); got != (outcome{Stop: true}) || !strings.Contains(err.Error(), test.text) {
-					t.Errorf("%v is %+v, want a Stop that has %q", err, got, test.text)
-				}
-			})
-		}
-		t.Run("without TLS", func(t *testing.T) {
-			_, err := Dial(t.Context(), LinkConfig{Endpoint: Endpoint{Network: "tcp", Addr: s.Addr()}})
-			if err == nil || AsStop(err) != nil || !strings.Contains(err.Error(), "rediss://") {
-				t.Errorf("error %v, want one worth another try that names rediss://", err)
-			}
-		})
-	})
-}
-
 func TestUnixSocket(t *testing.T) {
 	eachBuild(t, func(t *testing.T, b redistest.Build) {
 		s := redistest.Start(t, b, redistest.Unix())
@@ -411,165 +265,6 @@ func TestSourceWithoutItsPrimary(t *testing.T) {
 		var re *ReplyError
 		if !errors.As(err, &re) || code("-"+re.Reply) != "NOMASTERLINK" {
 			t.Errorf("Sync: %v, want NOMASTERLINK as a ReplyError", err)
-		}
-	})
-}
-
-// The backlog's answer is the source's own, at both of its ends and at the end of the history before a failover.
-func TestBacklogHasWhatTheSourceHas(t *testing.T) {
-	quiet := redistest.Config("repl-ping-replica-period 3600", "repl-backlog-size 16kb", "repl-diskless-sync yes")
-	// ask compares the two answers, and returns them.
-	ask := func(t *testing.T, s *redistest.Server, p Position) bool {
-		t.Helper()
-		deadline := time.Now().Add(5 * time.Second)
-		for ParseInfo(s.DoString(t, "INFO", "replication"))["connected_slaves"] != "0" && time.Now().Before(deadline) {
-			time.Sleep(5 * time.Millisecond) // the last link's end may trim the backlog
-		}
-		ok, why := backlog(t, s).Has(p)
-		if ok == (why != "") {
-			t.Errorf("Has(%v) = %v, %q: want a reason exactly for a no", p, ok, why)
-		}
-		l := dialServer(t, s)
-		defer func() { _ = l.Close() }()
-		reply, err := l.Sync(t.Context(), p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if ok == reply.Full {
-			t.Errorf("Has(%v) = %v, %q, but the source answers %+v; %+v", p, ok, why, reply, backlog(t, s))
-		}
-		return ok
-	}
-	eachBuild(t, func(t *testing.T, b redistest.Build) {
-		primary := redistest.Start(t, b, quiet)
-		if ok, why := backlog(t, primary).Has(Position{ReplID: backlog(t, primary).ReplID}); ok {
-			t.Errorf("a source that never had a replica has a backlog: %q", why)
-		}
-		l := dialServer(t, primary) // there is a backlog from now on
-		fullSync(t, l)
-		_ = l.Close()
-		value := strings.Repeat("v", 1000)
-		for range 60 {
-			primary.Do(t, "SET", "k", value)
-		}
-		t.Run("ends of the backlog", func(t *testing.T) {
-			has := backlog(t, primary)
-			if has.FirstByte < 1000 {
-				t.Fatalf("the backlog has not lost its beginning: %+v", has)
-			}
-			end := has.FirstByte + has.HistLen - 1
-			for _, test := range []struct {
-				name   string
-				offset int64
-				want   bool
-			}{
-				{"long gone", 0, false},
-				{"a byte gone", has.FirstByte - 2, false},
-				{"all of it", has.FirstByte - 1, true},
-				{"all but a byte", has.FirstByte, true},
-				{"the last byte", end - 1, true},
-				{"nothing missed", end, true},
-				{"a byte ahead", end + 1, false},
-			} {
-				if got := ask(t, primary, Position{ReplID: has.ReplID, Offset: test.offset}); got != test.want {
-					t.Errorf("%s: %v, want %v", test.name, got, test.want)
-				}
-			}
-			if ask(t, primary, Position{ReplID: testID, Offset: end}) {
-				t.Error("another history is continued")
-			}
-			if !ask(t, primary, Position{ReplID: strings.ToUpper(has.ReplID), Offset: end}) {
-				t.Error("an ID in capital letters is not continued")
-			}
-		})
-		t.Run("history before a failover", func(t *testing.T) {
-			replica := redistest.Start(t, b, redistest.ReplicaOf(primary), quiet)
-			deadline := time.Now().Add(20 * time.Second)
-			for ParseInfo(replica.DoString(t, "INFO", "replication"))["master_link_status"] != "up" {
-				if time.Now().After(deadline) {
-					t.Fatal("the replica does not come up")
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-			primary.Do(t, "SET", "k", value)
-			for backlog(t, replica).MasterOffset != backlog(t, primary).MasterOffset {
-				if time.Now().After(deadline) {
-					t.Fatal("the replica does not catch up")
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-			replica.Do(t, "REPLICAOF", "NO", "ONE")
-			replica.Do(t, "SET", "k", value)
-			has := backlog(t, replica)
-			if has.ReplID2 != backlog(t, primary).ReplID {
-				t.Fatalf("the promoted replica has %+v", has)
-			}
-			for _, test := range []struct {
-				name string
-				p    Position
-				want bool
-			}{
-				{"a byte before the promotion", Position{ReplID: has.ReplID2, Offset: has.SecondOffset - 2}, true},
-				{"at the promotion", Position{ReplID: has.ReplID2, Offset: has.SecondOffset - 1}, true},
-				{"a byte that was lost", Position{ReplID: has.ReplID2, Offset: has.SecondOffset}, false},
-				{"the new history from before it began", Position{ReplID: has.ReplID, Offset: has.SecondOffset - 2}, true},
-				{"the new history's end", Position{ReplID: has.ReplID, Offset: has.MasterOffset}, true},
-			} {
-				if got := ask(t, replica, test.p); got != test.want {
-					t.Errorf("%s: %v, want %v", test.name, got, test.want)
-				}
-			}
-			old := Position{ReplID: has.ReplID2, Offset: has.SecondOffset - 1, DB: 3}
-			if got, want := continues(t, dialServer(t, replica), old), (Position{has.ReplID, old.Offset, 3}); got != want {
-				t.Errorf("after the failover it goes on from %v, want %v", got, want)
-			}
-		})
-	})
-}
-
-// The recorded streams are what the servers of this machine send, to the unit. With -record they are written anew.
-func TestRecordedStreams(t *testing.T) {
-	if !*record {
-		for _, in := range realStreams(t) {
-			got, err := units(NewStream(bufio.NewReader(bytes.NewReader(in)), Position{ReplID: testID}))
-			want, wantErr := refUnits(in, Position{ReplID: testID})
-			if diff := cmp.Diff(want, got); err != wantErr || err != io.EOF || len(got) < 10 || diff != "" {
-				t.Errorf("%d units, %v (-reference +stream):\n%s", len(got), err, diff)
-			}
-		}
-		return
-	}
-	eachBuild(t, func(t *testing.T, b redistest.Build) {
-		s := redistest.Start(t, b)
-		l := dialServer(t, s)
-		at, _, _ := fullSync(t, l)
-		_ = acked(t, l, at) // the stream is read below, through a recorder
-		for n := range 2 {
-			db := s.DB(n * 3)
-			db.Do(t, "SET", "k", "v\r\n", "EX", "100")
-			db.Do(t, "SPOP", "none")
-			db.Do(t, "SADD", "s", "a", "b", "")
-			db.Do(t, "SPOP", "s")
-			db.Do(t, "XADD", "x", "*", "f", "v")
-			db.Do(t, "EVAL", "redis.call('set', KEYS[1], '1') redis.call('SELECT', 5) redis.call('IncrBy', KEYS[1], 5)", "1", "n")
-			_, err := db.Pipeline([]string{"MULTI"}, []string{"RPUSH", "l", "1", "2"}, []string{"SELECT", "7"}, []string{"LPOP", "l"}, []string{"SET", "z", ""}, []string{"EXEC"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			db.Do(t, "WAIT", "1", "1")
-		}
-		var raw bytes.Buffer
-		until(t, NewStream(bufio.NewReader(io.TeeReader(l.Reader(), &raw)), at), backlog(t, s).MasterOffset)
-		name := "testdata/stream-" + b.Name + ".hex"
-		text := hex.EncodeToString(raw.Bytes())
-		var lines strings.Builder
-		for len(text) > 0 {
-			n := min(120, len(text))
-			lines.WriteString(text[:n] + "\n")
-			text = text[n:]
-		}
-		if err := os.WriteFile(name, []byte(lines.String()), 0o644); err != nil {
-			t.Fatal(err)
 		}
 	})
 }
