@@ -1,0 +1,215 @@
+package applier_test
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"redferry/applier"
+	"redferry/applier/checkpoint"
+	"redferry/internal/redistest"
+	"redferry/replica"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// migration is what a test gives to a run; change its fields between runs as an operator changes flags.
+type migration struct {
+	dir    string
+	source string // URLs
+	target string
+	run    replica.RunConfig
+	apply  applier.Config
+	srcTLS replica.TLSFiles
+	dstTLS replica.TLSFiles
+}
+
+func newMigration(t testing.TB, source, target string) *migration {
+	t.Helper()
+	return &migration{dir: t.TempDir(), source: source, target: target, apply: applier.Config{Name: "test", OnFullResync: applier.Refuse, OnNotEmpty: applier.Refuse}}
+}
+
+// running is one process's worth of a migration, in this process.
+type running struct {
+	status *replica.Status
+	stop   context.CancelFunc
+	done   chan struct{}
+	err    error
+
+	mu     sync.Mutex
+	states []string // "state: why", in order
+}
+
+// start runs the migration until it ends by itself or the test ends.
+func (m *migration) start(t testing.TB) *running {
+	t.Helper()
+	r := &running{status: &replica.Status{}, done: make(chan struct{})}
+	r.status.Observe = func(s replica.State, why string) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.states = append(r.states, string(s)+": "+why)
+	}
+	home, err := applier.OpenHome(m.dir, m.apply.Name)
+	if err != nil {
+		r.err, r.stop = err, func() {}
+		close(r.done)
+		return r
+	}
+	var rc replica.RunConfig
+	var ac applier.Config
+	rc, ac = m.run, m.apply
+	if rc.Source, err = replica.ParseEndpoint(m.source, m.srcTLS); err != nil {
+		t.Fatal(err)
+	}
+	if ac.Target, err = replica.ParseEndpoint(m.target, m.dstTLS); err != nil {
+		t.Fatal(err)
+	}
+	log := zerolog.Nop()
+	if os.Getenv("REDFERRY_TEST_LOG") != "" {
+		log = zerolog.New(zerolog.NewTestWriter(t))
+	}
+	rc.Status, ac.Status, rc.Log, ac.Log, ac.Home = r.status, r.status, log, log, home
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	go func() {
+		defer close(r.done)
+		a := applier.New(ac)
+		r.err = replica.Run(ctx, rc, a)
+		a.Close()
+		home.Close()
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-r.done
+		if t.Failed() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			t.Logf("states of a run:\n  %s", strings.Join(r.states[max(0, len(r.states)-30):], "\n  "))
+		}
+	})
+	return r
+}
+
+// end stops the run as SIGTERM does and gives its error.
+func (r *running) end() error {
+	r.stop()
+	<-r.done
+	return r.err
+}
+
+// wait waits for the run to end by itself.
+func (r *running) wait(t testing.TB) error {
+	t.Helper()
+	select {
+	case <-r.done:
+		return r.err
+	case <-time.After(60 * time.Second):
+		state, why, _ := r.status.Now()
+		t.Fatalf("the run did not end; it is %s: %s", state, why)
+		return nil
+	}
+}
+
+// until waits for a state; reason, unless it is empty, must be part of why.
+func (r *running) until(t testing.TB, state replica.State, reason string) {
+	t.Helper()
+	eventually(t, string(state)+" ("+reason+")", func() bool {
+		select {
+		case <-r.done:
+			t.Fatalf("the run ended before it was %s: %v", state, r.err)
+		default:
+		}
+		now, why, _ := r.status.Now()
+		return now == state && strings.Contains(why, reason)
+	})
+}
+
+// saw tells whether the run was ever in a state for a reason that contains the text.
+func (r *running) saw(state replica.State, reason string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.states {
+		if strings.HasPrefix(s, string(state)+":") && strings.Contains(s, reason) {
+			return true
+		}
+	}
+	return false
+}
+
+// finish runs the migration until it is caught up, and fails the test when it does not get there.
+func (m *migration) finish(t testing.TB) {
+	t.Helper()
+	m.run.StopAt = replica.StopAt{CaughtUp: true}
+	defer func() { m.run.StopAt = replica.StopAt{} }()
+	if err := m.start(t).wait(t); err != nil {
+		t.Fatalf("catch up: %v", err)
+	}
+}
+
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(40 * time.Second)
+	for !f() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// wantStop fails the test unless err is a Stop of this kind that says this.
+func wantStop(t testing.TB, err error, kind replica.Kind, text string) {
+	t.Helper()
+	stop := replica.AsStop(err)
+	if stop == nil {
+		t.Fatalf("got %v, want a Stop", err)
+	}
+	if stop.Kind != kind || !strings.Contains(stop.Error()+" "+stop.Hint, text) {
+		t.Errorf("got kind %d, %q (hint %q); want kind %d with %q", stop.Kind, stop.Error(), stop.Hint, kind, text)
+	}
+}
+
+// record is the target's checkpoint.
+func record(t testing.TB, s *redistest.Server) (checkpoint.Record, bool) {
+	t.Helper()
+	reply := s.Do(t, "HGETALL", checkpoint.Key("test"))
+	fields, err := reply.AsStrMap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, ok, err := checkpoint.Parse(fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec, ok
+}
+
+// fullResyncs is how often the source was asked for its whole dataset and said yes.
+func fullResyncs(t testing.TB, s *redistest.Server) string {
+	t.Helper()
+	return s.Info(t, "stats")["sync_full"]
+}
+
+func mustRecord(t testing.TB, s *redistest.Server) checkpoint.Record {
+	t.Helper()
+	rec, ok := record(t, s)
+	if !ok {
+		t.Fatal("the target has no checkpoint")
+	}
+	return rec
+}
+
+// load writes to a source, and fails the test when it could not.
+func load(t testing.TB, s *redistest.Server, o redistest.LoadOptions) {
+	t.Helper()
+	got, err := redistest.Load(context.Background(), s, o)
+	if err != nil || got.Acknowledged < o.Commands/2 {
+		t.Fatalf("load: %+v, %v", got, err)
+	}
+}
