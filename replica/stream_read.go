@@ -116,13 +116,16 @@ func grow(b []byte, n int, rest int64) []byte {
 	return append(make([]byte, 0, size), b...)
 }
 
+// maxChunk bounds what an arena allocates in advance, in elements.
+const maxChunk = 1 << 18
+
 // arena hands out memory in pieces that never move, and takes it back all at once.
 type arena[T any] struct{ free, all []T }
 
 // take returns an empty slice with room for n.
 func (a *arena[T]) take(n int) []T {
 	if cap(a.free) < n {
-		a.all = make([]T, 0, max(n, 2*cap(a.all), 64))
+		a.all = make([]T, 0, max(n, min(2*cap(a.all), maxChunk), 64))
 		a.free = a.all
 	}
 	piece := a.free[:0:n]
@@ -130,5 +133,5 @@ func (a *arena[T]) take(n int) []T {
 	return piece
 }
 
-// reset takes back all pieces. Of the memory, the newest and largest chunk is kept.
+// reset takes back all pieces. Of the memory, the newest chunk is kept.
 func (a *arena[T]) reset() { a.free = a.all }
