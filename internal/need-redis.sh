@@ -8,7 +8,7 @@ if [ "$(id -u)" != 0 ]; then as_root=sudo; fi
 if command -v apt-get >/dev/null; then
   echo "redis-server is missing: installing Debian's package"
   $as_root apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends redis-server
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server
 elif command -v brew >/dev/null; then
   echo "redis-server is missing: installing it with Homebrew"
   brew install --quiet redis

@@ -124,6 +124,7 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 mkdir -p "$dest"
 exec 9>"$dest/.lock" # one at a time: whoever comes second finds them all there
 flock 9
+rm -rf "$dest"/.fetch.* # of one that was killed
 work=$(mktemp -d "$dest/.fetch.XXXXXX") # beside the destination, so that the rename is one
 trap 'rm -rf "$work"' EXIT
 missing >"$work/missing"
