@@ -49,9 +49,7 @@ func (f *framer) feed(p []byte) (n int, done bool, reason string) {
 			}
 			f.want, f.digits, f.num = count, 0, 0
 		case count:
-			if c == '\r' && f.digits > 0 {
-				f.want = countLF
-			} else if reason := f.digit(c, maxArgs); reason != "" {
+			if reason := f.number(c, maxArgs, countLF); reason != "" {
 				return n, false, "number of arguments: " + reason
 			}
 		case countLF:
@@ -68,9 +66,7 @@ func (f *framer) feed(p []byte) (n int, done bool, reason string) {
 			}
 			f.want, f.digits, f.num = length, 0, 0
 		case length:
-			if c == '\r' && f.digits > 0 {
-				f.want = lengthLF
-			} else if reason := f.digit(c, maxBulk); reason != "" {
+			if reason := f.number(c, maxBulk, lengthLF); reason != "" {
 				return n, false, "length of an argument: " + reason
 			}
 		case lengthLF:
@@ -79,12 +75,11 @@ func (f *framer) feed(p []byte) (n int, done bool, reason string) {
 			}
 			f.want, f.body = body, f.num
 		case body:
-			if k := min(f.body, int64(len(p)-n)); k > 0 {
-				f.body -= k
-				n += int(k)
-				continue
+			k := min(f.body, int64(len(p)-n))
+			if f.body -= k; f.body == 0 {
+				f.want = bodyCR
 			}
-			f.want = bodyCR
+			n += int(k)
 			continue
 		case bodyCR:
 			if c != '\r' {
@@ -105,8 +100,12 @@ func (f *framer) feed(p []byte) (n int, done bool, reason string) {
 	return n, false, ""
 }
 
-// digit adds one digit to the number being read.
-func (f *framer) digit(c byte, limit int64) (reason string) {
+// number takes one byte of a number: a digit, or the \r behind the last one, after which next is expected.
+func (f *framer) number(c byte, limit int64, next part) (reason string) {
+	if c == '\r' && f.digits > 0 {
+		f.want = next
+		return ""
+	}
 	if c < '0' || c > '9' {
 		return "not a number"
 	}
