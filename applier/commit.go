@@ -70,12 +70,13 @@ func (a *Applier) Commit(ctx context.Context) error {
 			continue
 		}
 		began := time.Now()
-		if err := a.write(ctx, b); err != nil {
+		err := a.write(ctx, b)
+		a.queue.give(b)
+		if err != nil {
 			return err
 		}
 		last = time.Now()
 		a.queue.adapt(last.Sub(began))
-		a.queue.give(b)
 	}
 }
 

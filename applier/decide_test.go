@@ -21,16 +21,6 @@ func pair(t *testing.T, lines ...string) (src, dst *redistest.Server, m *migrati
 	return src, dst, newMigration(t, src.URL(), dst.URL())
 }
 
-func caughtUp(t *testing.T, m *migration) *replica.Stop {
-	t.Helper()
-	m.run.StopAt = replica.StopAt{CaughtUp: true}
-	err := m.start(t).wait(t)
-	if err != nil && replica.AsStop(err) == nil {
-		t.Fatalf("got %v, want nil or a Stop", err)
-	}
-	return replica.AsStop(err)
-}
-
 // T86: a target that holds anything is refused, and left as it was.
 func TestTargetNotEmpty(t *testing.T) {
 	t.Parallel()

@@ -36,7 +36,6 @@ type owner struct {
 	gone chan struct{} // closed when the claim is void
 	stop context.CancelFunc
 	done chan struct{}
-	give func() // gives the lease back
 }
 
 // claimScript takes the migration for a new epoch, unless somebody else holds a lease. The epoch grows with the target's clock, so that it

@@ -44,6 +44,9 @@ func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, err
 		if replica.AsStop(err) != nil || errors.Is(err, errLost) {
 			return verdict{}, err
 		}
+		if ctx.Err() != nil {
+			return verdict{}, fmt.Errorf("%w (%w)", ctx.Err(), err)
+		}
 		wait := time.Duration(0)
 		if !errors.Is(err, errStale) { // else the lease was renewed just then, or the next dial tells who else writes
 			wait = pause.NextBackOff()

@@ -69,7 +69,6 @@ type run struct {
 	RunConfig
 	sink   Sink
 	flowed bool // this attempt got as far as reading the stream or a snapshot
-	synced bool // in sync was reached once: StopAt is found
 }
 
 // attempt goes through all the steps from nothing to a broken link. It never returns nil.
@@ -270,10 +269,16 @@ func (r *run) reach(ctx context.Context, offset int64) error {
 
 // acknowledge tells the source each second, and whenever it asks, what is durable in the target.
 func (r *run) acknowledge(ctx context.Context, link *Link, asked <-chan int64) error {
-	tick := time.NewTicker(time.Second)
+	// After a diskless transfer the source sends nothing before it was acknowledged, and it does not hear that before it has seen its own
+	// child end: so the first words come more often.
+	begin := r.Status.Received.Load()
+	tick := time.NewTicker(time.Second / 10)
 	defer tick.Stop()
 	var wanted int64
-	for {
+	for n := 0; ; n++ {
+		if n == 30 || r.Status.Received.Load() != begin {
+			tick.Reset(time.Second)
+		}
 		if err := r.ack(link); err != nil {
 			return err
 		}
