@@ -69,6 +69,7 @@ type comparison struct {
 	o         CompareOptions
 	exact     bool // both servers have PEXPIRETIME, functions and a stream's counters
 	streams   streamView
+	patience  time.Time // until when keys that one server lacks may yet expire on the other
 	want, got *Server
 	found     []Difference
 }
@@ -194,30 +195,43 @@ func (c *comparison) database(db int) error {
 	return nil
 }
 
-// lonely looks again at keys that one server has: they may have expired on both by now.
+// lonely looks again at keys that one server has: they may be about to expire on the other one, too. A hash whose fields have all expired
+// exists until the server's own cycle finds it, so this waits a moment, once for all keys.
 func (c *comparison) lonely(db int, keys []string) error {
 	for _, key := range keys {
 		if c.full() {
 			return nil
 		}
-		var has [2]int64
-		for i, s := range []*Server{c.want, c.got} {
-			reply, err := s.DB(db).Pipeline([]string{"EXISTS", key})
-			if err != nil {
-				return err
-			}
-			if has[i], err = reply[0].AsInt64(); err != nil {
-				return err
-			}
+		if c.patience.IsZero() {
+			c.patience = time.Now().Add(time.Second)
 		}
-		switch has {
-		case [2]int64{1, 0}:
+		var want, got int64
+		var err error
+		within(time.Until(c.patience), func() bool {
+			err = both(
+				func() (err error) { want, err = exists(c.want.DB(db), key); return err },
+				func() (err error) { got, err = exists(c.got.DB(db), key); return err },
+			)
+			return err != nil || want == got
+		})
+		switch {
+		case err != nil:
+			return err
+		case want > got:
 			c.add(db, key, "missing")
-		case [2]int64{0, 1}:
+		case want < got:
 			c.add(db, key, "extra")
 		}
 	}
 	return nil
+}
+
+func exists(d *Database, key string) (int64, error) {
+	replies, err := d.Pipeline([]string{"EXISTS", key})
+	if err != nil {
+		return 0, err
+	}
+	return replies[0].AsInt64()
 }
 
 // scan collects a database's keys.
