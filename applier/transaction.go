@@ -3,6 +3,7 @@ package applier
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/redis/rueidis"
@@ -81,7 +82,7 @@ type verdict struct {
 var errStale = errors.New("the fence is closed: the guarded key is not as this process left it")
 
 // errBroken is the verdict when the connection failed: what became of the transaction only the checkpoint knows.
-var errBroken = errors.New("connection to the target")
+var errBroken = errors.New("the connection broke")
 
 // errOwnRefused says that the target refuses what redferry itself needs.
 var errOwnRefused = errors.New("the target refuses a command that redferry needs")
@@ -90,6 +91,10 @@ var errOwnRefused = errors.New("the target refuses a command that redferry needs
 func (t *transaction) judge(results []rueidis.RedisResult) verdict {
 	for _, r := range results[t.watch-1 : t.exec+1] {
 		if err := r.NonRedisError(); err != nil {
+			var op *net.OpError // its addresses make each message another one
+			if errors.As(err, &op) {
+				err = op.Err
+			}
 			return verdict{err: fmt.Errorf("%w: %w", errBroken, err)}
 		}
 	}
