@@ -1,0 +1,103 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"redferry/internal/redistest"
+)
+
+// figures are the samples of one measurement.
+type figures struct {
+	title            string
+	bar              float64 // for the ratio of the wall times
+	native, redferry []sample
+}
+
+func (f *figures) add(c contender, s sample) {
+	if _, ok := c.(*native); ok {
+		f.native = append(f.native, s)
+	} else {
+		f.redferry = append(f.redferry, s)
+	}
+}
+
+// print writes the medians as a table, with the ratio and the goals.
+func (f *figures) print(w io.Writer) {
+	fmt.Fprintf(w, "\n%s\n\n", f.title)
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	row := func(cells ...string) { fmt.Fprintln(table, "  "+strings.Join(cells, "\t")) }
+	row("median of "+fmt.Sprint(len(f.native)), "native", "redferry", "ratio", "goal")
+	times := func(name string, of func(sample) time.Duration, more ...string) float64 {
+		n, r := median(f.native, of), median(f.redferry, of)
+		ratio := r.Seconds() / n.Seconds()
+		row(append([]string{name, seconds(n), seconds(r), fmt.Sprintf("%.2f", ratio)}, more...)...)
+		return ratio
+	}
+	wall := func(s sample) time.Duration { return s.wall }
+	ratio := median(f.redferry, wall).Seconds() / median(f.native, wall).Seconds()
+	times("wall time", wall, fmt.Sprintf("≤ %.2f %s", f.bar, met(ratio <= f.bar)))
+	times("CPU of the source", func(s sample) time.Duration { return s.source })
+	times("CPU of the target", func(s sample) time.Duration { return s.target })
+	row("CPU of redferry", "", seconds(median(f.redferry, func(s sample) time.Duration { return s.own.cpu })))
+	peak := slices.Max(values(f.redferry, func(s sample) int64 { return s.own.peak }))
+	row("peak memory of redferry", "", mib(peak), "", fmt.Sprintf("≤ %s %s", mib(memoryBar), met(peak <= memoryBar)))
+	_ = table.Flush()
+	fmt.Fprintf(w, "\n  wall times: native %s; redferry %s\n", list(f.native), list(f.redferry))
+}
+
+func met(ok bool) string {
+	if ok {
+		return "met"
+	}
+	return "NOT MET"
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
+
+func mib(bytes int64) string { return fmt.Sprintf("%d MiB", (bytes+1<<19)>>20) }
+
+func list(samples []sample) string {
+	return strings.Join(values(samples, func(s sample) string { return seconds(s.wall) }), ", ")
+}
+
+func values[T any](samples []sample, of func(sample) T) []T {
+	out := make([]T, len(samples))
+	for i, s := range samples {
+		out[i] = of(s)
+	}
+	return out
+}
+
+// median is the middle one; of an even number the mean of both in the middle.
+func median[T cmp.Ordered](samples []sample, of func(sample) T) T {
+	v := values(samples, of)
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// machine is one line about where and what was measured.
+func machine(b redistest.Build, binary string) string {
+	cpu := runtime.GOARCH
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				cpu = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	version := "redferry of unknown version"
+	if out, err := exec.Command(binary, "version").Output(); err == nil {
+		version = strings.TrimSpace(string(out))
+	}
+	return fmt.Sprintf("%s; %s %s on both ends; %d × %s, %s; %s", version, b.Server, b.Version, runtime.NumCPU(), cpu, runtime.GOOS, runtime.Version())
+}
