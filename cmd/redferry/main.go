@@ -1,7 +1,11 @@
-// Command redferry moves a live Redis or Valkey keyspace into another server: it replicates from a source as a fake replica and applies
-// what it hears to a target, exactly once.
+// Command redferry moves a Redis or Valkey keyspace while it is in use: as a fake replica of the source, exactly once.
 //
-// This package is the command line: one file per subcommand, wiring, signals and exit codes.
+// This package is the command line and nothing else: one file for each subcommand, and the flags, configuration, signals, screen and exit
+// codes around them. What is worth knowing of a migration is in packages replica and applier.
+//
+// Goroutines: one hears signals for as long as a command runs, and a run has one more that shows its progress; both are waited for. Invariants:
+// a password never reaches stdout, stderr or the process list; report alone turns an error into words and an exit code; os.Exit is called in
+// main and for a second signal, nowhere else.
 package main
 
 import (
@@ -10,10 +14,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
+	"strings"
 
 	"github.com/alecthomas/kong"
+	"github.com/rs/zerolog"
 
 	"redferry/replica"
 )
@@ -28,113 +32,152 @@ const (
 	exitOwned   = 5 // another process owns this migration
 )
 
+const description = `Moves a Redis or Valkey keyspace while it is in use, as a fake replica of the source, exactly once.
+
+Every flag can also be given as a variable, as REDFERRY_ON_ERROR for --on-error, or in the file of --config. A flag wins over a variable, and a variable over the file.
+
+Exit codes: 0 done or stopped cleanly, 1 failed (run the same command again), 2 usage or configuration, 3 the operator must decide, 4 the target refused a write, 5 another process owns this migration.`
+
 type cli struct {
-	Config kong.ConfigFlag `placeholder:"FILE.yaml" help:"Read flags from this file, too: one key per flag, by its long name. Flags and REDFERRY_… variables come first."`
+	Config configFlag `placeholder:"FILE.yaml" help:"Read flags from this file, too: one key per flag, by its long name."`
 
 	Run     runCmd     `cmd:"" help:"Replicate from the source into the target: the snapshot, then the stream. The same command goes on after any crash."`
 	Status  statusCmd  `cmd:"" help:"Show how far a migration is, from the checkpoint in its target."`
 	Reset   resetCmd   `cmd:"" help:"Remove a migration's own keys from the target, and what this machine knows of it. Data stays."`
 	Inspect inspectCmd `cmd:"" help:"Show what is in an RDB file, or in a target's checkpoint."`
 	Version versionCmd `cmd:"" help:"Print the version."`
+	Help    helpCmd    `cmd:"" help:"Show help, of a command or of all."`
 }
 
 func main() {
-	hideSecrets()
+	if err := hideSecrets(); err != nil {
+		fmt.Fprintln(os.Stderr, "redferry: warning: a password stays visible in the process list:", err)
+	}
 	os.Exit(start(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// start runs the command line and returns the exit code.
-func start(args []string, stdout, stderr io.Writer) (code int) {
-	ctx, stop := signalContext()
-	defer stop()
-	var c cli
-	exited := -1
-	parser, err := kong.New(&c,
-		kong.Name("redferry"),
-		kong.Description("Moves a Redis or Valkey keyspace while it is in use, as a fake replica of the source, exactly once.\n\nExit codes: 0 done or stopped cleanly, 1 failed (run the same command again), 2 usage or configuration, 3 the operator must decide, 4 the target refused a write, 5 another process owns this migration."),
-		kong.Writers(stdout, stderr),
-		kong.DefaultEnvars("REDFERRY"),
-		kong.Configuration(loadConfig),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Exit(func(code int) { exited = code; panic(exitPanic{}) }),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(&streams{out: stdout, err: stderr}),
-	)
-	if err != nil {
-		return report(stderr, err)
-	}
-	defer func() { // kong exits after --help by calling Exit and relying on it not to return
-		if r := recover(); r != nil {
-			if _, ok := r.(exitPanic); !ok {
-				panic(r)
-			}
-			code = exited
-		}
-	}()
-	k, err := parser.Parse(args)
-	if err != nil {
-		return report(stderr, &replica.Stop{Kind: replica.Config, Reason: "usage", Err: err, Hint: "redferry --help, redferry run --help"})
-	}
-	return report(stderr, k.Run())
+// streams are where a command prints, and what it has to say before it begins.
+type streams struct {
+	out, err io.Writer
+	warnings []string
+	json     *zerolog.Logger // the log, where it is the only thing on err: of a run that is not watched on a terminal
 }
 
-type exitPanic struct{}
+func (s *streams) warn(format string, args ...any) {
+	s.warnings = append(s.warnings, redact(fmt.Sprintf(format, args...)))
+}
 
-// streams are where a command prints.
-type streams struct{ out, err io.Writer }
+// start runs the command line and returns the exit code.
+func start(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signalContext()
+	defer stop()
+	s := &streams{out: stdout, err: stderr}
+	parser, err := newParser(ctx, s)
+	if err != nil {
+		return report(s, err)
+	}
+	if len(args) == 0 { // a script whose variable was empty should notice
+		parser.Stdout = stderr
+		_, _ = parser.Parse([]string{"--help"})
+		return exitUsage
+	}
+	k, err := parser.Parse(args)
+	if errors.Is(err, errHelpShown) {
+		return exitDone
+	}
+	// A misspelt variable explains most errors of parsing, so it comes first.
+	if err := checkEnvironment(parser.Model, os.Environ(), s); err != nil {
+		return report(s, err)
+	}
+	if err != nil {
+		return report(s, usage(err))
+	}
+	if k.Selected().Name != "run" { // which logs them
+		for _, w := range s.warnings {
+			fmt.Fprintln(stderr, "redferry: warning:", w)
+		}
+	}
+	err = k.Run()
+	if errors.Is(err, errHelpShown) {
+		return exitDone
+	}
+	return report(s, err)
+}
 
-// report prints an error as one sentence and a way out, and gives its exit code.
-func report(w io.Writer, err error) int {
+func newParser(ctx context.Context, s *streams) (*kong.Kong, error) {
+	return kong.New(&cli{},
+		kong.Name("redferry"),
+		kong.Description(description),
+		kong.Writers(s.out, s.err),
+		kong.DefaultEnvars("REDFERRY"),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
+		kong.Help(showHelp),
+		kong.ValueFormatter(func(v *kong.Value) string { return v.Help }), // without each flag's variable: the description gives the rule
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(s),
+	)
+}
+
+// usage makes the Stop of a command line that cannot be understood.
+func usage(err error) error {
+	if replica.AsStop(err) != nil {
+		return err
+	}
+	hint := "redferry --help"
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && parse.Context != nil {
+		if node := parse.Context.Selected(); node != nil {
+			hint = "redferry " + node.Name + " --help"
+		}
+	}
+	return &replica.Stop{Kind: replica.Config, Reason: err.Error(), Hint: hint}
+}
+
+// report prints an error as one sentence and a way out, and gives its exit code. Where a log of JSON is all that stderr has, the error is a
+// line of it.
+func report(s *streams, err error) int {
+	code, hint := verdict(err)
 	if err == nil {
-		return exitDone
+		return code
 	}
-	if errors.Is(err, replica.ErrCompleted) {
-		fmt.Fprintln(w, "redferry:", err)
-		return exitDone
+	text := redact(err.Error())
+	hint = redact(hint)
+	switch {
+	case s.json != nil && code == exitDone:
+		s.json.Info().Int("exit_code", code).Msg(text)
+	case s.json != nil:
+		e := s.json.Error().Int("exit_code", code)
+		if hint != "" {
+			e.Str("hint", hint)
+		}
+		e.Msg(text)
+	default:
+		fmt.Fprintln(s.err, "redferry:", text)
+		if hint != "" {
+			fmt.Fprintln(s.err, "  try:", strings.ReplaceAll(hint, "\n", "\n       "))
+		}
 	}
-	fmt.Fprintln(w, "redferry:", err)
+	return code
+}
+
+// verdict is an error's exit code, and the way out where there is one.
+func verdict(err error) (code int, hint string) {
+	if err == nil || errors.Is(err, replica.ErrCompleted) {
+		return exitDone, ""
+	}
 	stop := replica.AsStop(err)
 	if stop == nil {
-		return exitFailed
-	}
-	if stop.Hint != "" {
-		fmt.Fprintln(w, "  try:", stop.Hint)
+		return exitFailed, ""
 	}
 	switch stop.Kind {
 	case replica.Config:
-		return exitUsage
+		return exitUsage, stop.Hint
 	case replica.Decide:
-		return exitDecide
+		return exitDecide, stop.Hint
 	case replica.Refused:
-		return exitRefused
+		return exitRefused, stop.Hint
 	case replica.Fenced:
-		return exitOwned
+		return exitOwned, stop.Hint
 	}
-	return exitFailed
-}
-
-// signalContext ends at the first SIGTERM or Ctrl-C; a second one ends the process at once.
-func signalContext() (context.Context, func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	c := make(chan os.Signal, 2)
-	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
-	done := make(chan struct{})
-	go func() {
-		select {
-		case <-c:
-			cancel()
-		case <-done:
-			return
-		}
-		select {
-		case <-c:
-			os.Exit(exitFailed) // nothing is lost: the target's checkpoint says how far it is
-		case <-done:
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(c)
-		close(done)
-		cancel()
-	}
+	return exitFailed, stop.Hint
 }

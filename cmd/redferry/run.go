@@ -2,85 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"redferry/applier"
-	"redferry/applier/checkpoint"
 	"redferry/replica"
 )
 
-// tlsFlags are one end's TLS files.
-type tlsFlags struct {
-	CA         string `name:"ca" placeholder:"PEM" help:"Trust these authorities instead of the system's."`
-	Cert       string `name:"cert" placeholder:"PEM" help:"The client's certificate."`
-	Key        string `name:"key" placeholder:"PEM" help:"The client's key."`
-	ServerName string `name:"server-name" placeholder:"NAME" help:"Verify this name instead of the URL's host."`
-	Insecure   bool   `name:"insecure" help:"Do not verify the server."`
-}
-
-func (f tlsFlags) files() replica.TLSFiles {
-	return replica.TLSFiles{CA: f.CA, Cert: f.Cert, Key: f.Key, ServerName: f.ServerName, Insecure: f.Insecure}
-}
-
-// endpoint reads the URL of one end, "source" or "target".
-func endpoint(end, url string, f tlsFlags) (replica.Endpoint, error) {
-	e, err := replica.ParseEndpoint(url, f.files())
-	if err != nil {
-		return e, &replica.Stop{Kind: replica.Config, Reason: "--" + end, Err: err, Hint: "redis://[user[:password]@]host:port, rediss:// for TLS, unix:///path"}
-	}
-	return e, nil
-}
-
-// targetFlags are what every command needs that asks a target.
-type targetFlags struct {
-	Target    string   `required:"" placeholder:"URL" help:"The server to write to: redis://[user[:password]@]host:port, rediss:// for TLS, unix:///path."`
-	TargetTLS tlsFlags `embed:"" prefix:"target-tls-" group:"TLS to the target:"`
-}
-
-// homeFlags name a migration and where its state is.
-type homeFlags struct {
-	Name string `default:"default" help:"The migration's name: one source, one target."`
-	Dir  string `placeholder:"DIR" help:"Where state lives, under the migration's name. Default: $$STATE_DIRECTORY, $$XDG_STATE_HOME/redferry or ~/.local/state/redferry."`
-}
-
-func (h homeFlags) open() (*applier.Home, error) {
-	if err := checkpoint.CheckName(h.Name); err != nil {
-		return nil, &replica.Stop{Kind: replica.Config, Reason: "--name", Err: err}
-	}
-	dir, err := h.dir()
-	if err != nil {
-		return nil, err
-	}
-	return applier.OpenHome(dir, h.Name)
-}
-
-func (h homeFlags) dir() (string, error) {
-	if h.Dir != "" {
-		return h.Dir, nil
-	}
-	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); dir != "" {
-		return dir, nil
-	}
-	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
-		return filepath.Join(dir, "redferry"), nil
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", &replica.Stop{Kind: replica.Config, Reason: "no place for state", Err: err, Hint: "give --dir"}
-	}
-	return filepath.Join(home, ".local", "state", "redferry"), nil
-}
-
 type runCmd struct {
-	Source    string   `required:"" placeholder:"URL" help:"The server to replicate from."`
+	Source    string   `required:"" placeholder:"URL" help:"The server to replicate from, as for --target."`
 	SourceTLS tlsFlags `embed:"" prefix:"source-tls-" group:"TLS to the source:"`
 	targetFlags
 	homeFlags
@@ -97,11 +29,19 @@ type runCmd struct {
 	AnnouncePort      int               `default:"0" help:"The port to announce to the source. Nothing that speaks Redis may listen there."`
 	SnapshotPipelines int               `default:"3" help:"Connections that load the snapshot."`
 	TargetTimeout     time.Duration     `default:"1m" help:"How long one round trip to the target may take, however large."`
-	logFlags
+	screenFlags
 }
 
 // Run replicates until it is told to stop.
 func (c *runCmd) Run(ctx context.Context, s *streams) error {
+	status := &replica.Status{}
+	screen := newScreen(c.screenFlags, s, status)
+	err := c.replicate(ctx, screen)
+	screen.end(ctx, err, c.StopAt)
+	return err
+}
+
+func (c *runCmd) replicate(ctx context.Context, screen *screen) error {
 	source, err := endpoint("source", c.Source, c.SourceTLS)
 	if err != nil {
 		return err
@@ -120,24 +60,21 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 	}
 	defer home.Close()
 
-	status := &replica.Status{}
-	screen := c.screen(s, status)
 	log := screen.log
-	log.Info().Str("source", source.String()).Str("target", target.String()).Str("name", c.Name).Str("dir", home.Dir()).Str("version", version()).Msg("redferry starts")
-
+	log.Info().Str("source", source.String()).Str("target", target.String()).Str("name", c.Name).Str("dir", home.Dir()).
+		Str("version", versionText()).Msg("redferry starts")
 	a := applier.New(applier.Config{
 		Name: c.Name, Target: target, Home: home,
 		OnFullResync: applier.Choice(c.OnFullResync), OnNotEmpty: applier.Choice(c.OnTargetNotEmpty),
 		Takeover: c.Takeover, KeepGoing: c.OnError == "continue", DropPublish: !c.Publish, Rename: renames(c.RenamedCommand),
-		Pipelines: c.SnapshotPipelines, Timeout: c.TargetTimeout, Status: status, Log: log,
+		Pipelines: c.SnapshotPipelines, Timeout: c.TargetTimeout, Status: screen.status, Log: log,
 	})
-	err = replica.Run(ctx, replica.RunConfig{
+	defer a.Close()
+	screen.begin(ctx)
+	return replica.Run(ctx, replica.RunConfig{
 		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness",
-		StopAt: stopAt, Status: status, Log: log,
+		StopAt: stopAt, Status: screen.status, Log: log,
 	}, a)
-	a.Close()
-	screen.end(ctx, err)
-	return err
 }
 
 func parseStopAt(text string) (replica.StopAt, error) {
@@ -150,7 +87,7 @@ func parseStopAt(text string) (replica.StopAt, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n <= 0 {
 		return replica.StopAt{}, &replica.Stop{
-			Kind: replica.Config, Reason: fmt.Sprintf("--stop-at %q", text), Err: errors.New("neither caught-up nor an offset above 0"),
+			Kind: replica.Config, Reason: fmt.Sprintf("--stop-at %q is neither caught-up nor an offset above 0", text), Hint: "redferry run --help",
 		}
 	}
 	return replica.StopAt{Offset: n}, nil
@@ -162,13 +99,4 @@ func renames(m map[string]string) applier.RenameMap {
 		out[strings.ToUpper(renamed)] = strings.ToUpper(usual)
 	}
 	return out
-}
-
-// level reads --log-level; the flag's enum has checked it.
-func level(text string) zerolog.Level {
-	l, err := zerolog.ParseLevel(text)
-	if err != nil {
-		return zerolog.InfoLevel
-	}
-	return l
 }

@@ -2,44 +2,244 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/rs/zerolog"
 	"golang.org/x/term"
 
 	"redferry/replica"
 )
 
-// logFlags say how a run shows itself.
-type logFlags struct {
-	LogFormat string `enum:"auto,console,json" default:"auto" help:"Console on a terminal, JSON elsewhere (${enum})."`
-	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"${enum}."`
+// screenFlags say how a run shows itself.
+type screenFlags struct {
+	LogFormat   string        `enum:"auto,console,json" default:"auto" help:"Console with a progress bar on a terminal, JSON elsewhere (${enum})."`
+	LogLevel    string        `enum:"debug,info,warn,error" default:"info" help:"${enum}."`
+	LogInterval time.Duration `default:"5s" help:"How often progress is logged where there is no terminal; 0 for never."`
 }
 
-// screen is what a run shows of itself.
+// screen is what a run shows of itself: its log, and its progress in a goroutine between begin and end.
 type screen struct {
-	log    zerolog.Logger
-	status *replica.Status
+	log      zerolog.Logger
+	status   *replica.Status
+	interval time.Duration // of lines in the log; 0 for none
+	bar      *bar          // on a terminal, else nil
+	console  bool
+	began    time.Time
+
+	stop func()        // ends the goroutine; nil before begin
+	done chan struct{} // closed when it has ended
 }
 
-func (f logFlags) screen(s *streams, status *replica.Status) *screen {
+func newScreen(f screenFlags, s *streams, status *replica.Status) *screen {
 	file, ok := s.err.(*os.File)
 	terminal := ok && term.IsTerminal(int(file.Fd()))
+	sc := &screen{status: status, interval: f.LogInterval, began: time.Now()}
+	sc.console = f.LogFormat == "console" || f.LogFormat == "auto" && terminal
 	var w io.Writer = s.err
-	if f.LogFormat == "console" || f.LogFormat == "auto" && terminal {
-		w = zerolog.ConsoleWriter{Out: s.err, TimeFormat: time.TimeOnly, NoColor: !terminal}
+	if sc.console && terminal {
+		sc.bar = newBar(file)
+		w = sc.bar
 	}
-	sc := &screen{status: status, log: zerolog.New(w).Level(level(f.LogLevel)).With().Timestamp().Logger()}
-	status.Observe = func(state replica.State, why string) {
-		sc.log.Info().Str("state", string(state)).Msg(why)
+	if sc.console {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !terminal || os.Getenv("NO_COLOR") != ""}
 	}
+	level, err := zerolog.ParseLevel(f.LogLevel)
+	if err != nil { // not possible behind the flag's enum
+		level = zerolog.InfoLevel
+	}
+	sc.log = zerolog.New(w).Level(level).With().Timestamp().Logger()
+	if !sc.console {
+		s.json = &sc.log
+	}
+	for _, text := range s.warnings {
+		sc.log.Warn().Msg(text)
+	}
+	states := stateLog{log: sc.log}
+	status.Observe = states.observe
 	return sc
 }
 
-func (s *screen) end(ctx context.Context, err error) {
-	if err == nil {
-		s.log.Info().Int64("offset", s.status.Checkpointed.Load()).Msg("stopped; everything that was read is in the target")
+// stateLog logs changes of state. Status calls it under its lock: one goroutine at a time.
+type stateLog struct {
+	log  zerolog.Logger
+	last struct { // of the waits
+		why string
+		at  time.Time
 	}
+	waits bool
+}
+
+// sameWait is how often the same reason to wait is logged: a source that is away is asked again each few seconds.
+const sameWait = time.Minute
+
+func (l *stateLog) observe(state replica.State, why string) {
+	level := zerolog.InfoLevel
+	switch state {
+	case replica.Waiting:
+		if why == l.last.why && time.Since(l.last.at) < sameWait {
+			level = zerolog.DebugLevel
+		} else {
+			l.last.why, l.last.at = why, time.Now()
+		}
+	case replica.Connecting:
+		if l.waits { // it tries again, which the wait has said
+			level = zerolog.DebugLevel
+		}
+	}
+	l.waits = state == replica.Waiting || state == replica.Connecting
+	l.log.WithLevel(level).Str("state", string(state)).Msg(redact(why))
+}
+
+// begin starts to show progress. ctx is the run's.
+func (s *screen) begin(ctx context.Context) {
+	s.began = time.Now()
+	showing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop, s.done = stop, make(chan struct{})
+	go func() {
+		defer close(s.done)
+		s.show(showing, ctx)
+	}()
+}
+
+// show looks at the status several times a second until ctx ends. It says so when the run's context does.
+func (s *screen) show(ctx, run context.Context) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	var m meter
+	logged, asked := time.Now(), run.Done()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-asked:
+			asked = nil
+			s.log.Info().Msgf("%v: finishing what was read, then stopping; a second one stops at once", context.Cause(run))
+		case <-tick.C:
+		}
+		now := time.Now()
+		v := m.look(s.status, now)
+		switch {
+		case s.bar != nil:
+			s.bar.set(v)
+		case s.interval > 0 && now.Sub(logged) >= s.interval:
+			logged = now
+			v.log(s.log)
+		}
+	}
+}
+
+// log writes a view as a line of fields.
+func (v *view) log(log zerolog.Logger) {
+	e := log.Info().Str("state", string(v.state)).Str("why", redact(v.why))
+	if v.loading {
+		e.Int64("snapshot_bytes", v.snapshotRead).Int64("snapshot_size", v.snapshotSize).
+			Int64("snapshot_keys", v.snapshotKeys).Int64("snapshot_total", v.snapshotTotal).
+			Int64("bytes_per_s", int64(v.bytesPerS)).Int64("keys_per_s", int64(v.keysPerS))
+	} else {
+		e.Int64("received", v.received).Int64("checkpointed", v.checkpointed).Int64("source_offset", v.sourceOffset)
+		if v.lagBytes >= 0 {
+			e.Int64("lag_bytes", v.lagBytes)
+		}
+		if v.lag >= 0 {
+			e.Float64("lag_seconds", v.lag.Round(100*time.Millisecond).Seconds())
+		}
+		e.Int64("commands", v.commands).Int64("commands_per_s", int64(v.commandsPerS))
+	}
+	if v.left > 0 {
+		e.Int64("left_seconds", int64(v.left.Seconds()))
+	}
+	e.Int64("rejected", v.rejected).Msg("progress")
+}
+
+// end stops showing progress and, when the run has done what it should, sums it up.
+func (s *screen) end(ctx context.Context, err error, stopAt string) {
+	if s.stop != nil {
+		s.stop()
+		<-s.done
+	}
+	if s.bar != nil {
+		s.bar.close()
+	}
+	if err != nil {
+		return
+	}
+	why := "the target has all that was read of the source"
+	switch {
+	case errors.Is(context.Cause(ctx), errSignal):
+		why = "stopped; the same command goes on from here"
+	case stopAt == "caught-up":
+		why = "caught up: the target has all that the source had when it was in sync"
+	case stopAt != "":
+		why = "the target has all up to offset " + stopAt
+	}
+	p, took := &s.status.Progress, time.Since(s.began)
+	if s.console {
+		s.log.Info().Msg(why + ". " + summary(p, took))
+		return
+	}
+	s.log.Info().Int64("snapshot_keys", p.SnapshotKeys.Load()).Int64("snapshot_bytes", p.SnapshotRead.Load()).
+		Int64("commands", p.Commands.Load()).Int64("transactions", p.Transactions.Load()).Int64("checkpointed", p.Checkpointed.Load()).
+		Int64("full_resyncs", p.FullResyncs.Load()).Int64("reconnects", p.Reconnects.Load()).Int64("rejected", p.Rejected.Load()).
+		Float64("seconds", took.Round(time.Millisecond).Seconds()).Int("exit_code", exitDone).Msg(why)
+}
+
+// summary tells what a run has done, in a sentence.
+func summary(p *replica.Progress, took time.Duration) string {
+	var parts []string
+	if keys := p.SnapshotKeys.Load(); keys > 0 || p.FullResyncs.Load() > 0 {
+		parts = append(parts, fmt.Sprintf("%s keys of a snapshot (%s)", humanize.Comma(keys), humanize.Bytes(uint64(p.SnapshotRead.Load()))))
+	}
+	parts = append(parts, humanize.Comma(p.Commands.Load())+" commands of the stream, up to offset "+humanize.Comma(p.Checkpointed.Load()))
+	return fmt.Sprintf("In %s: %s; %s, %s, %s", short(took), strings.Join(parts, ", "),
+		plural(p.FullResyncs.Load(), "full resync"), plural(p.Reconnects.Load(), "reconnect"), plural(p.Rejected.Load(), "refused write"))
+}
+
+func plural(n int64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return humanize.Comma(n) + " " + what + "s"
+}
+
+// short is a duration for people: two parts at most.
+func short(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	}
+	return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
+}
+
+// switchWriter writes to one writer until that is done with, then to another.
+type switchWriter struct {
+	mu    sync.Mutex
+	first io.Writer // nil once it is done with
+	then  io.Writer
+}
+
+func (w *switchWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.first != nil {
+		return w.first.Write(p)
+	}
+	return w.then.Write(p)
+}
+
+// leave ends the use of the first writer; when it returns no Write is in it.
+func (w *switchWriter) leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.first = nil
 }

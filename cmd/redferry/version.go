@@ -5,12 +5,12 @@ import (
 	"runtime/debug"
 )
 
-// stamped is the version that the build was given with -ldflags -X main.stamped=….
-var stamped string
+// version is given by the build: go build -ldflags '-X main.version=…', as the Makefile does.
+var version string
 
-func version() string {
-	if stamped != "" {
-		return stamped
+func versionText() string {
+	if version != "" {
+		return version
 	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		return info.Main.Version
@@ -22,6 +22,6 @@ type versionCmd struct{}
 
 // Run prints the version.
 func (versionCmd) Run(s *streams) error {
-	_, err := fmt.Fprintln(s.out, "redferry", version())
+	_, err := fmt.Fprintln(s.out, "redferry", versionText())
 	return err
 }

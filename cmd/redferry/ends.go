@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"redferry/applier"
+	"redferry/applier/checkpoint"
+	"redferry/replica"
+)
+
+// tlsFlags are one end's TLS files.
+type tlsFlags struct {
+	CA         string `name:"ca" placeholder:"PEM" help:"Trust these authorities instead of the system's."`
+	Cert       string `name:"cert" placeholder:"PEM" help:"The client's certificate."`
+	Key        string `name:"key" placeholder:"PEM" help:"The client's key."`
+	ServerName string `name:"server-name" placeholder:"NAME" help:"Verify this name instead of the URL's host."`
+	Insecure   bool   `name:"insecure" help:"Do not verify the server."`
+}
+
+func (f tlsFlags) files() replica.TLSFiles {
+	return replica.TLSFiles{CA: f.CA, Cert: f.Cert, Key: f.Key, ServerName: f.ServerName, Insecure: f.Insecure}
+}
+
+// targetTLS are the TLS files of commands that ask a target.
+type targetTLS struct {
+	TargetTLS tlsFlags `embed:"" prefix:"target-tls-" group:"TLS to the target:"`
+}
+
+// targetFlags are what every command needs that cannot do without a target.
+type targetFlags struct {
+	Target string `required:"" placeholder:"URL" help:"The server to write to: redis://[user[:password]@]host:port, rediss:// for TLS, unix:///path."`
+	targetTLS
+}
+
+// endpoint reads the URL of one end, "source" or "target".
+func endpoint(end, raw string, f tlsFlags) (replica.Endpoint, error) {
+	e, err := replica.ParseEndpoint(raw, f.files())
+	if err == nil {
+		return e, nil
+	}
+	if !printable(raw) {
+		err = errors.New("not a URL: percent-encode special characters of the user and the password (/ is %2F, @ is %40, # is %23, ? is %3F, % is %25)")
+	}
+	return e, &replica.Stop{Kind: replica.Config, Reason: "--" + end, Err: err, Hint: "redis://[user[:password]@]host:port, rediss:// for TLS, unix:///path"}
+}
+
+// printable tells whether an error about a URL may quote parts of it: only when it is certain which part is the password.
+func printable(raw string) bool {
+	if !strings.Contains(raw, "@") {
+		return true
+	}
+	u, err := url.Parse(raw)
+	return err == nil && u.User != nil && !strings.Contains(u.Path+u.RawQuery+u.Fragment, "@")
+}
+
+// nameFlag is which migration.
+type nameFlag struct {
+	Name string `default:"default" help:"The migration's name: one source, one target."`
+}
+
+func (n nameFlag) check() error {
+	if err := checkpoint.CheckName(n.Name); err != nil {
+		return &replica.Stop{Kind: replica.Config, Reason: "--name", Err: err}
+	}
+	return nil
+}
+
+// homeFlags name a migration and where its state is.
+type homeFlags struct {
+	nameFlag
+	Dir string `placeholder:"DIR" help:"Where state lives, under the migration's name. Default: $$STATE_DIRECTORY, $$XDG_STATE_HOME/redferry or ~/.local/state/redferry."`
+}
+
+// open locks the migration's directory for this process. The Home is the caller's to close.
+func (h homeFlags) open() (*applier.Home, error) {
+	if err := h.check(); err != nil {
+		return nil, err
+	}
+	dir, err := h.root()
+	if err != nil {
+		return nil, err
+	}
+	return applier.OpenHome(dir, h.Name)
+}
+
+func (h homeFlags) root() (string, error) {
+	if h.Dir != "" {
+		return h.Dir, nil
+	}
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); dir != "" { // systemd's, which may list several
+		return dir, nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "redferry"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", &replica.Stop{Kind: replica.Config, Reason: fmt.Sprintf("no place for state: %v", err), Hint: "give --dir"}
+	}
+	return filepath.Join(home, ".local", "state", "redferry"), nil
+}

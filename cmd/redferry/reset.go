@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"redferry/applier"
+	"redferry/applier/checkpoint"
+	"redferry/replica"
+)
+
+type resetCmd struct {
+	Target string `placeholder:"URL" help:"The migration's target, as for run."`
+	targetTLS
+	homeFlags
+	LocalOnly bool `help:"Forget the migration on this machine alone: its target is gone for good."`
+	Takeover  bool `help:"Reset a migration whose owner lives; the owner stops writing and ends."`
+}
+
+// Run removes a migration's keys from its target, and then the note of it on this machine: in this order, since what is left behind by a
+// reset that broke off only makes the next run ask.
+func (c *resetCmd) Run(ctx context.Context, s *streams) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	var target replica.Endpoint
+	switch {
+	case !c.LocalOnly && c.Target == "":
+		return &replica.Stop{Kind: replica.Config, Reason: "reset needs the migration's --target", Hint: "give --target, or --local-only if the target is gone for good"}
+	case !c.LocalOnly:
+		var err error
+		if target, err = endpoint("target", c.Target, c.TargetTLS); err != nil {
+			return err
+		}
+	}
+	home, held, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if home != nil {
+			home.Close()
+		}
+	}()
+	if !c.LocalOnly {
+		if err := c.removeKeys(ctx, s.out, target, home); err != nil {
+			return err
+		}
+	}
+	if held {
+		if home, err = c.awaitLock(ctx); err != nil {
+			return err
+		}
+	}
+	return c.forget(s.out, home)
+}
+
+// lock opens the migration's directory, if there is one. held tells that a live process has it, whose migration is to be taken over.
+func (c *resetCmd) lock() (home *applier.Home, held bool, err error) {
+	root, err := c.root()
+	if err != nil {
+		return nil, false, err
+	}
+	if _, err := os.Stat(filepath.Join(root, c.Name)); errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil // nor is one made
+	}
+	home, err = c.open()
+	if stop := replica.AsStop(err); c.Takeover && stop != nil && stop.Kind == replica.Fenced {
+		return nil, true, nil
+	}
+	return home, false, err
+}
+
+// awaitLock waits for the directory of a process that was just made to end.
+func (c *resetCmd) awaitLock(ctx context.Context) (*applier.Home, error) {
+	last := time.After(patience)
+	for {
+		home, err := c.open()
+		if err == nil {
+			return home, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-last:
+			return nil, fmt.Errorf("wait for the migration's owner to end: %w", err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (c *resetCmd) removeKeys(ctx context.Context, w io.Writer, target replica.Endpoint, home *applier.Home) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	place := ""
+	if home != nil {
+		place = home.Place()
+	}
+	t, err := applier.Remove(ctx, target, c.Name, place, c.Takeover)
+	if err != nil {
+		return err
+	}
+	if len(t.Checkpoint) == 0 && len(t.OwnerKey) == 0 {
+		_, err = fmt.Fprintf(w, "target %s: it had nothing of migration %q\n", target, c.Name)
+		return err
+	}
+	what := "no checkpoint"
+	switch {
+	case t.Unusable != nil:
+		what = "a checkpoint of another version"
+	case t.HasRecord:
+		what = fmt.Sprintf("phase %s, offset %s of %s", t.Record.Phase, humanize.Comma(t.Record.Offset), t.Record.ReplID)
+	}
+	if t.Alive() && c.Takeover && t.Owner.Place != place {
+		if _, err := fmt.Fprintf(w, "target %s: took the migration from %s\n", target, t.Owner.Text); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(w, "target %s: removed %s and %s (%s); all other keys stay\n", target, checkpoint.Key(c.Name), checkpoint.OwnerKey(c.Name), what)
+	return err
+}
+
+func (c *resetCmd) forget(w io.Writer, home *applier.Home) error {
+	known := ""
+	if home != nil {
+		known = home.Known()
+	}
+	if known == "" {
+		_, err := fmt.Fprintf(w, "here: migration %q was not known\n", c.Name)
+		return err
+	}
+	if err := home.Forget(); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "here: forgot the migration in %s (%s)\n", home.Dir(), known); err != nil {
+		return err
+	}
+	if info, err := os.Stat(home.RejectedPath()); err == nil {
+		_, err := fmt.Fprintf(w, "here: %s stays (%s)\n", home.RejectedPath(), humanize.Bytes(uint64(info.Size())))
+		return err
+	}
+	return nil
+}

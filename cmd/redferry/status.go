@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"redferry/applier"
+	"redferry/applier/checkpoint"
+	"redferry/replica"
+)
+
+// patience is how long status, inspect and reset wait for a target.
+const patience = 15 * time.Second
+
+type statusCmd struct {
+	targetFlags
+	nameFlag
+	JSON bool `name:"json" help:"Print one JSON object."`
+}
+
+// Run prints the checkpoint of a migration.
+func (c *statusCmd) Run(ctx context.Context, s *streams) error {
+	target, t, err := findTraces(ctx, c.Target, c.TargetTLS, c.nameFlag)
+	if err != nil {
+		return err
+	}
+	switch {
+	case t.Unusable != nil:
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("cannot use the checkpoint %s in %s", checkpoint.Key(c.Name), target), Err: t.Unusable,
+			Hint: "run the version of redferry that wrote it; `redferry inspect --target URL` shows it as it is",
+		}
+	case !t.HasRecord && t.Alive():
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("the target %s has no checkpoint of migration %q yet; it is owned by %s, which is alive", target, c.Name, t.Owner.Text),
+			Hint: "ask again when its snapshot has begun",
+		}
+	case !t.HasRecord:
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("the target %s has no checkpoint of migration %q", target, c.Name),
+			Hint: "check --target and --name; a run writes the checkpoint when its snapshot begins",
+		}
+	case c.JSON:
+		return printJSON(s.out, statusOf(target.String(), &t))
+	}
+	return printStatus(s.out, target.String(), &t)
+}
+
+// findTraces reads the flags and asks the target.
+func findTraces(ctx context.Context, rawURL string, tls tlsFlags, name nameFlag) (replica.Endpoint, applier.Traces, error) {
+	if err := name.check(); err != nil {
+		return replica.Endpoint{}, applier.Traces{}, err
+	}
+	target, err := endpoint("target", rawURL, tls)
+	if err != nil {
+		return target, applier.Traces{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	t, err := applier.FindTraces(ctx, target, name.Name)
+	return target, t, err
+}
+
+func printStatus(w io.Writer, target string, t *applier.Traces) error {
+	r := &t.Record
+	p := &table{w: w}
+	p.row("migration", "%s, in the target %s", r.Name, target)
+	p.row("phase", "%s", phaseText(t))
+	p.row("source", "%s, replication ID %s", r.Source, r.ReplID)
+	p.row("offset", "%s (database %d)", humanize.Comma(r.Offset), r.DB)
+	if r.Phase == checkpoint.PhaseSnapshot {
+		p.row("snapshot", "%s", snapshotText(r))
+	}
+	p.row("written", "%s", ageText(t))
+	p.row("owner", "%s", ownerText(t))
+	p.row("rejected", "%s", countText(r.Rejected, "writes that the target refused; they are in rejected.resp where redferry runs"))
+	p.row("diverged", "%s", countText(r.Diverged, "transactions that took effect though their guard had not agreed: compare both sides"))
+	p.row("unchecked", "%s", uncheckedText(r))
+	return p.err
+}
+
+func phaseText(t *applier.Traces) string {
+	switch t.Record.Phase {
+	case checkpoint.PhaseSnapshot:
+		if t.Alive() {
+			return "snapshot: being loaded"
+		}
+		return "snapshot: loaded in part, and nobody is at it; the target is of no use before a run has completed it"
+	case checkpoint.PhaseStream:
+		if t.Alive() {
+			return "stream: the target has what the source had at this offset, and follows it"
+		}
+		return "stream: the target has what the source had at this offset; nobody follows it now"
+	case checkpoint.PhaseCompleted:
+		return "completed: a cutover has ended this migration"
+	}
+	return string(t.Record.Phase)
+}
+
+func snapshotText(r *checkpoint.Record) string {
+	if r.SnapshotSize <= 0 {
+		return humanize.Bytes(uint64(r.SnapshotRead)) + " of an unknown size"
+	}
+	return fmt.Sprintf("%s of %s (%d%%)", humanize.Bytes(uint64(r.SnapshotRead)), humanize.Bytes(uint64(r.SnapshotSize)), 100*r.SnapshotRead/r.SnapshotSize)
+}
+
+func age(t *applier.Traces) time.Duration {
+	return max(0, t.Now.Sub(time.UnixMilli(t.Record.Time)))
+}
+
+func ageText(t *applier.Traces) string {
+	return fmt.Sprintf("%s ago (%s)", short(age(t)), time.UnixMilli(t.Record.Time).UTC().Format("2006-01-02 15:04:05 MST"))
+}
+
+func ownerText(t *applier.Traces) string {
+	left := t.Owner.Lease.Sub(t.Now)
+	switch {
+	case !t.HasOwner:
+		return "none"
+	case left > 0:
+		return fmt.Sprintf("%s; alive: its lease runs for another %s by the target's clock", t.Owner.Text, short(left))
+	}
+	return fmt.Sprintf("none alive; the last was %s, whose lease ended %s ago", t.Owner.Text, short(-left))
+}
+
+func countText(n int64, what string) string {
+	if n == 0 {
+		return "0"
+	}
+	return humanize.Comma(n) + " " + what
+}
+
+func uncheckedText(r *checkpoint.Record) string {
+	if r.Unchecked == "" {
+		return "none"
+	}
+	return strings.ReplaceAll(r.Unchecked, ",", ", ") + ": offsets whose writes are in the target, but the replies to them were lost"
+}
+
+// statusJSON is what status --json prints; people script against it.
+type statusJSON struct {
+	Name         string    `json:"name"`
+	Target       string    `json:"target"`
+	Phase        string    `json:"phase"`
+	Origin       string    `json:"origin"`
+	Source       string    `json:"source"`
+	ReplID       string    `json:"replid"`
+	Offset       int64     `json:"offset"`
+	DB           int       `json:"db"`
+	SnapshotRead int64     `json:"snapshot_read"`
+	SnapshotSize int64     `json:"snapshot_size"`
+	WrittenAt    time.Time `json:"written_at"`
+	AgeSeconds   float64   `json:"age_seconds"`
+	Rejected     int64     `json:"rejected"`
+	Diverged     int64     `json:"diverged"`
+	Checked      int64     `json:"checked"`
+	Unchecked    string    `json:"unchecked"`
+	Owner        ownerJSON `json:"owner"`
+}
+
+type ownerJSON struct {
+	Text         string  `json:"text"`
+	Epoch        int64   `json:"epoch"`
+	Alive        bool    `json:"alive"`
+	LeaseSeconds float64 `json:"lease_seconds"` // left; negative when it has run out
+}
+
+func statusOf(target string, t *applier.Traces) statusJSON {
+	r := &t.Record
+	s := statusJSON{
+		Name: r.Name, Target: target, Phase: string(r.Phase), Origin: string(r.Origin), Source: r.Source, ReplID: r.ReplID, Offset: r.Offset, DB: r.DB,
+		SnapshotRead: r.SnapshotRead, SnapshotSize: r.SnapshotSize, WrittenAt: time.UnixMilli(r.Time).UTC(), AgeSeconds: age(t).Seconds(),
+		Rejected: r.Rejected, Diverged: r.Diverged, Checked: r.Checked, Unchecked: r.Unchecked,
+	}
+	if t.HasOwner {
+		s.Owner = ownerJSON{Text: t.Owner.Text, Epoch: t.Owner.Epoch, Alive: t.Alive(), LeaseSeconds: t.Owner.Lease.Sub(t.Now).Seconds()}
+	}
+	return s
+}
+
+// printJSON writes a value and a newline.
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// table prints rows of a name and a text.
+type table struct {
+	w   io.Writer
+	err error
+}
+
+func (t *table) row(name, format string, args ...any) {
+	if t.err == nil {
+		_, t.err = fmt.Fprintf(t.w, "%-13s %s\n", name, fmt.Sprintf(format, args...))
+	}
+}
