@@ -1,7 +1,6 @@
 package applier
 
 import (
-	"bytes"
 	"strconv"
 	"strings"
 
@@ -34,8 +33,12 @@ func keyPositions(args [][]byte, table map[string]replica.KeySpec) (at []int, ok
 		return countedKeys(args, name, n)
 	}
 	switch name {
-	case "sort", "georadius", "georadiusbymember":
-		return storeKeys(args), true
+	case "sort":
+		return storeKeys(args, 2), true
+	case "georadius":
+		return storeKeys(args, 6), true
+	case "georadiusbymember":
+		return storeKeys(args, 5), true
 	}
 	spec, known := builtin[name]
 	if !known {
@@ -80,13 +83,22 @@ func countedKeys(args [][]byte, name string, n int) (at []int, ok bool) {
 	return at, count == 0
 }
 
-// storeKeys are the keys of commands that read the first and may STORE into another.
-func storeKeys(args [][]byte) []int {
+// storeKeys are the keys of commands that read the first and may STORE into another: the last one named, at options or behind. An option's
+// own argument may be called anything, STORE as well.
+func storeKeys(args [][]byte, options int) []int {
+	if len(args) < 2 {
+		return nil
+	}
 	at := []int{1}
-	for i := 2; i < len(args)-1; i++ {
-		if bytes.EqualFold(args[i], []byte("store")) || bytes.EqualFold(args[i], []byte("storedist")) {
-			at = append(at, i+1)
+	for i := options; i < len(args)-1; i++ {
+		switch strings.ToLower(string(args[i])) {
+		case "by", "get":
 			i++
+		case "limit":
+			i += 2
+		case "store", "storedist":
+			i++
+			at = append(at[:1], i)
 		}
 	}
 	return at
