@@ -175,7 +175,6 @@ func (q *queue) put(ctx context.Context, f func(b *batch) error) error {
 func (q *queue) take(ctx context.Context, idle <-chan time.Time) *batch {
 	for {
 		if b := q.swap(); b != nil {
-			wake(q.taken)
 			return b
 		}
 		select {
@@ -188,6 +187,7 @@ func (q *queue) take(ctx context.Context, idle <-chan time.Time) *batch {
 	}
 }
 
+// swap takes what there is, on whatever occasion, and tells put of the room: a put that waits is not woken a second time.
 func (q *queue) swap() *batch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -196,6 +196,7 @@ func (q *queue) swap() *batch {
 	}
 	b := q.cur
 	q.cur, q.spare = q.spare, nil
+	wake(q.taken)
 	return b
 }
 
