@@ -212,3 +212,20 @@ func FuzzKeyPositions(f *testing.F) {
 		}
 	})
 }
+
+// COMMAND tells a renamed command by its usual name, which is the one that translate looks up.
+func TestCommandTableHasUsualNames(t *testing.T) {
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			table := commandTable(t, redistest.Start(t, b, redistest.Config("rename-command INCR add1")))
+			want := replica.KeySpec{First: 1, Last: 1, Step: 1}
+			if got, ok := table["incr"]; !ok || got != want {
+				t.Errorf("incr: got %+v, %v, want %+v", got, ok, want)
+			}
+			if _, ok := table["add1"]; ok {
+				t.Error("the table has the new name")
+			}
+		})
+	}
+}
