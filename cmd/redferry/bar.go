@@ -21,13 +21,14 @@ import (
 // drawing to be over.
 type bar struct {
 	switchWriter
+	file     *os.File
 	progress *mpb.Progress
 	line     *mpb.Bar
 	view     atomic.Pointer[view]
 }
 
 func newBar(file *os.File) *bar {
-	b := &bar{progress: mpb.New(mpb.WithOutput(file))}
+	b := &bar{file: file, progress: mpb.New(mpb.WithOutput(file))}
 	b.first, b.then = b.progress, file
 	style := mpb.BarStyle().Build()
 	filler := mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
@@ -49,6 +50,9 @@ func newBar(file *os.File) *bar {
 }
 
 func (b *bar) set(v view) { b.view.Store(&v) }
+
+// interrupted mends what a terminal makes of Ctrl-C: its echo moves the cursor, and the line would be cleared only from there on.
+func (b *bar) interrupted() { _, _ = b.file.WriteString("\r") }
 
 // close takes the line away; what is written from then on goes to the terminal itself.
 func (b *bar) close() {
@@ -95,7 +99,7 @@ func (v *view) tail() string {
 	text := "  offset " + humanize.Comma(v.checkpointed)
 	if v.lagBytes >= 0 {
 		text += "  lag " + humanize.Bytes(uint64(v.lagBytes))
-		if v.lag >= 0 {
+		if v.lag > 0 {
 			text += " " + short(v.lag.Truncate(100*time.Millisecond))
 		}
 	}
@@ -106,7 +110,10 @@ func (v *view) tail() string {
 	if v.rejected > 0 {
 		text += "  " + plural(v.rejected, "refused write")
 	}
-	return text + "  " + redact(v.why)
+	if v.state == replica.Waiting { // of the other states the numbers say all
+		text += "  " + redact(v.why)
+	}
+	return text
 }
 
 func (v *view) loadingTail() string {

@@ -74,7 +74,7 @@ func (c *inspectCmd) inspectFile(ctx context.Context, w io.Writer) error {
 	if c.File != "-" {
 		var err error
 		if file, err = os.Open(c.File); err != nil {
-			return &replica.Stop{Kind: replica.Config, Reason: "open the RDB", Err: err}
+			return &replica.Stop{Kind: replica.Config, Reason: "cannot open the RDB", Err: err}
 		}
 		defer file.Close()
 	}
@@ -84,7 +84,7 @@ func (c *inspectCmd) inspectFile(ctx context.Context, w io.Writer) error {
 		Aux: []auxField{}, Databases: []database{}, Types: []typeCount{}, Biggest: []keyInfo{}, Functions: []string{}, // [] in JSON, not null
 	}
 	err := report.read(ctx, rdbstream.NewReader(bufio.NewReaderSize(file, 256<<10)), c.listing(out))
-	if !c.Keys {
+	if !c.Keys && report.Version != "" {
 		err = errors.Join(err, c.print(out, &report)) // what was read before an error, too
 	}
 	return errors.Join(err, out.Flush())
@@ -177,7 +177,7 @@ func unreadable(file string, err error) error {
 	if errors.As(err, &unknown) && (unknown.What == "magic" || unknown.What == "version") {
 		return &replica.Stop{Kind: replica.Config, Reason: "cannot read " + file, Err: err}
 	}
-	return fmt.Errorf("%s is not whole: %w", file, err)
+	return fmt.Errorf("%s is damaged or cut off: %w", file, err)
 }
 
 // key counts a key.

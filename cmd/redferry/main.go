@@ -72,7 +72,7 @@ func start(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signalContext()
 	defer stop()
 	s := &streams{out: stdout, err: stderr}
-	parser, err := newParser(ctx, s)
+	parser, err := newParser(ctx, &cli{}, s)
 	if err != nil {
 		return report(s, err)
 	}
@@ -104,8 +104,8 @@ func start(args []string, stdout, stderr io.Writer) int {
 	return report(s, err)
 }
 
-func newParser(ctx context.Context, s *streams) (*kong.Kong, error) {
-	return kong.New(&cli{},
+func newParser(ctx context.Context, c *cli, s *streams) (*kong.Kong, error) {
+	return kong.New(c,
 		kong.Name("redferry"),
 		kong.Description(description),
 		kong.Writers(s.out, s.err),
@@ -141,7 +141,6 @@ func report(s *streams, err error) int {
 		return code
 	}
 	text := redact(err.Error())
-	hint = redact(hint)
 	switch {
 	case s.json != nil && code == exitDone:
 		s.json.Info().Int("exit_code", code).Msg(text)

@@ -50,7 +50,9 @@ func (m *meter) look(s *replica.Status, now time.Time) view {
 	read, position := m.read.at(now, v.snapshotRead), m.position.at(now, v.checkpointed)
 	if v.loading {
 		v.bytesPerS = read
-		v.left = timeLeft(v.snapshotSize-v.snapshotRead, read)
+		if v.left = timeLeft(v.snapshotSize-v.snapshotRead, read); v.snapshotSize <= 0 {
+			v.left = timeLeft(v.snapshotTotal-v.snapshotKeys, v.keysPerS)
+		}
 		return v
 	}
 	v.bytesPerS = position

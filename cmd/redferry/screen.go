@@ -61,15 +61,16 @@ func newScreen(f screenFlags, s *streams, status *replica.Status) *screen {
 	for _, text := range s.warnings {
 		sc.log.Warn().Msg(text)
 	}
-	states := stateLog{log: sc.log}
+	states := stateLog{log: sc.log, console: sc.console}
 	status.Observe = states.observe
 	return sc
 }
 
 // stateLog logs changes of state. Status calls it under its lock: one goroutine at a time.
 type stateLog struct {
-	log  zerolog.Logger
-	last struct { // of the waits
+	log     zerolog.Logger
+	console bool
+	last    struct { // of the waits
 		why string
 		at  time.Time
 	}
@@ -94,7 +95,11 @@ func (l *stateLog) observe(state replica.State, why string) {
 		}
 	}
 	l.waits = state == replica.Waiting || state == replica.Connecting
-	l.log.WithLevel(level).Str("state", string(state)).Msg(redact(why))
+	if why = redact(why); l.console {
+		l.log.WithLevel(level).Msg(string(state) + ": " + why)
+		return
+	}
+	l.log.WithLevel(level).Str("state", string(state)).Msg(why)
 }
 
 // begin starts to show progress. ctx is the run's.
@@ -120,6 +125,9 @@ func (s *screen) show(ctx, run context.Context) {
 			return
 		case <-asked:
 			asked = nil
+			if s.bar != nil {
+				s.bar.interrupted()
+			}
 			s.log.Info().Msgf("%v: finishing what was read, then stopping; a second one stops at once", context.Cause(run))
 		case <-tick.C:
 		}

@@ -85,8 +85,9 @@ func findSecrets(args []string) (found []given) {
 	return found
 }
 
-// userinfo is what may be a user and a password in a URL: all up to the last @ before a space, since a password may hold an @ or a / by mistake.
-var userinfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s]*@`)
+// userinfo is what may be a user and a password in a URL: all up to the last @ of the line, since a
+// password may hold anything by mistake. Rather too much is hidden than too little.
+var userinfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://).*@`)
 
 // redact takes users and passwords out of a text for people.
 func redact(text string) string { return userinfo.ReplaceAllString(text, "${1}***@") }
