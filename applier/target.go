@@ -175,7 +175,7 @@ func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error
 		}
 		if keys > 0 {
 			n += keys
-			parts = append(parts, fmt.Sprintf("%s: %d", db, keys))
+			parts = append(parts, fmt.Sprintf("%s: %d keys", db, keys))
 		}
 	}
 	if a.target.scripts {
