@@ -1,0 +1,169 @@
+package applier_test
+
+import (
+	"strconv"
+	"testing"
+
+	"redferry/applier"
+	"redferry/internal/redistest"
+	"redferry/replica"
+)
+
+// failover is a source that will fail over: a primary with a replica, and a migration from wherever its proxy points to.
+type failover struct {
+	*following
+	primary, second *redistest.Server
+	proxy           *redistest.Proxy
+}
+
+// replicated starts them, has the target follow, and gives them some load.
+func replicated(t *testing.T, b redistest.Build) *failover {
+	t.Helper()
+	s := &failover{primary: redistest.Start(t, b, quiet)}
+	s.second = redistest.Start(t, b, quiet, redistest.ReplicaOf(s.primary))
+	s.proxy = redistest.NewProxy(t, s.primary.Addr())
+	s.following = &following{src: s.primary, dst: redistest.Start(t, b)}
+	s.m = newMigration(t, s.primary.URLAt(s.proxy.Addr()), s.dst.URL())
+	eventually(t, "the replica follows", func() bool { return s.second.Info(t, "replication")["master_link_status"] == "up" })
+	load(t, s.primary, redistest.LoadOptions{Seed: 29, Commands: 1000})
+	s.running = s.m.start(t)
+	s.until(t, replica.InSync, "")
+	load(t, s.primary, redistest.LoadOptions{Seed: 30, Commands: 1000})
+	s.through(t)
+	return s
+}
+
+// failOver makes the replica the primary, and the proxy lead there.
+func (s *failover) failOver(t *testing.T) {
+	t.Helper()
+	s.primary.Kill()
+	s.second.Do(t, "REPLICAOF", "NO", "ONE")
+	s.src = s.second
+	s.proxy.SetTarget(s.second.Addr())
+	s.proxy.Cut()
+}
+
+// T29: a promoted replica continues the history under a new replication ID, which is in the checkpoint at once.
+func TestFailoverOfTheSource(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			s := replicated(t, b)
+			old := mustRecord(t, s.dst).ReplID
+			eventually(t, "the replica has all", func() bool { return s.second.Offset(t) == s.primary.Offset(t) })
+			s.failOver(t)
+			id := s.second.Info(t, "replication")["master_replid"]
+			if id == old {
+				t.Fatal("the promoted replica has kept its replication ID")
+			}
+			eventually(t, "the new ID is in the checkpoint", func() bool { return mustRecord(t, s.dst).ReplID == id })
+			s.restart(t)
+			s.until(t, replica.InSync, "")
+			load(t, s.second, redistest.LoadOptions{Seed: 31, Commands: 1000})
+			s.reach(t, s.second)
+			redistest.AssertEqual(t, s.second, s.dst, redistest.CompareOptions{})
+			if got := fullResyncs(t, s.second); got != "0" {
+				t.Errorf("full resyncs of the new primary: got %s, want 0", got)
+			}
+		})
+	}
+}
+
+// T30: the new primary never had some of what is in the target: it cannot be taken back one by one, so the operator decides.
+func TestFailoverOfTheSourceWithLoss(t *testing.T) {
+	t.Parallel()
+	s := replicated(t, redistest.Latest(t))
+	eventually(t, "the replica has all", func() bool { return s.second.Offset(t) == s.primary.Offset(t) })
+	s.second.Freeze()
+	say(t, s.primary, "SET lost 1", "INCR n")
+	s.through(t)
+	if got := s.dst.DoString(t, "GET", "lost"); got != "1" {
+		t.Fatalf("the target has %q", got)
+	}
+	s.primary.Kill()
+	s.second.Kill() // what was in its socket is lost with it
+	s.second.Restart(t)
+	s.second.Do(t, "REPLICAOF", "NO", "ONE")
+	s.src = s.second
+	s.proxy.SetTarget(s.second.Addr())
+	s.proxy.Cut()
+	wantStop(t, s.wait(t), replica.Decide, "cannot continue from the checkpoint")
+	if got := fullResyncs(t, s.second); got != "0" {
+		t.Errorf("full resyncs: got %s, want 0", got)
+	}
+	s.m.apply.OnFullResync = applier.Flush
+	s.m.finish(t)
+	redistest.AssertEqual(t, s.second, s.dst, redistest.CompareOptions{})
+	if got := s.dst.DoString(t, "GET", "lost"); got != "" {
+		t.Errorf("a write that the source has lost is still in the target")
+	}
+}
+
+// T31: the source becomes a replica of a server with other data.
+func TestSourceIsGivenOtherData(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	f := followFrom(t, redistest.Start(t, b))
+	say(t, f.src, "SET mine 1")
+	f.through(t)
+	other := redistest.Start(t, b)
+	redistest.Fill(t, other, redistest.FillOptions{Keys: 300})
+	other.Do(t, "CONFIG", "SET", "rdb-key-save-delay", "2000")                                   // the source has no link to its primary for a while
+	say(t, f.src, "REPLICAOF 127.0.0.1 "+strconv.Itoa(other.Port()), "CLIENT KILL TYPE replica") // else our link stays until the new data is there
+	wantStop(t, f.wait(t), replica.Decide, "cannot continue from the checkpoint")
+	if !f.saw(replica.Waiting, "NOMASTERLINK") && !f.saw(replica.Waiting, "lost its own primary") {
+		t.Error("the run did not wait for the source's own synchronisation")
+	}
+	if got := fullResyncs(t, f.src); got != "1" {
+		t.Errorf("full resyncs: got %s, want 1", got)
+	}
+	if got := f.dst.DoString(t, "GET", "mine"); got != "1" {
+		t.Errorf("the refused target has lost its data")
+	}
+	f.m.apply.OnFullResync = applier.Flush
+	f.m.finish(t)
+	redistest.AssertEqual(t, other, f.dst, redistest.CompareOptions{})
+}
+
+// T88: a source that was shut down and started again with its RDB goes on with its history.
+func TestSourceRestarts(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		if !b.Has70() {
+			continue
+		}
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			f := followFrom(t, redistest.Start(t, b))
+			load(t, f.src, redistest.LoadOptions{Seed: 88, Commands: 2000})
+			f.src.Stop(t, "SAVE")
+			f.src.Restart(t)
+			load(t, f.src, redistest.LoadOptions{Seed: 89, Commands: 2000})
+			f.through(t)
+			redistest.AssertEqual(t, f.src, f.dst, redistest.CompareOptions{})
+			if got := fullResyncs(t, f.src); got != "0" {
+				t.Errorf("full resyncs since the restart: got %s, want 0", got)
+			}
+		})
+	}
+}
+
+// A source that crashed and came back from an older RDB has forgotten writes that are in the target.
+func TestSourceGoesBackInTime(t *testing.T) {
+	t.Parallel()
+	f := followFrom(t, redistest.Start(t, redistest.Latest(t)))
+	say(t, f.src, "SET kept 1")
+	f.src.Do(t, "SAVE")
+	say(t, f.src, "SET lost 1", "DEL kept")
+	f.through(t)
+	f.src.Kill()
+	f.src.Restart(t)
+	wantStop(t, f.wait(t), replica.Decide, "cannot continue from the checkpoint")
+	f.m.apply.OnFullResync = applier.Flush
+	f.m.finish(t)
+	redistest.AssertEqual(t, f.src, f.dst, redistest.CompareOptions{})
+	if got := f.dst.DoString(t, "GET", "lost"); got != "" {
+		t.Errorf("a write that the source has lost is still in the target")
+	}
+}
