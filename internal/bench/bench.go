@@ -30,18 +30,20 @@ type sample struct {
 	wall           time.Duration
 	source, target time.Duration // CPU time of the servers, the source's fork included
 	own            usage         // redferry's; zero for native replication
+	others         time.Duration // CPU time of everything else on the machine, this program included
 }
 
 // measure starts a contender and waits until it is done. before is the target's CPU time until then; a frozen one could not be asked.
 func (b *bench) measure(c contender, source *redistest.Server, before time.Duration, done func() bool) sample {
 	b.Helper()
-	sourceBefore := b.cpu(source)
+	sourceBefore, busyBefore := b.cpu(source), machineBusy()
 	began := time.Now()
 	c.start()
 	b.until(c.name()+" to be done", done)
 	s := sample{wall: time.Since(began), own: c.usage()}
 	b.until("the source's fork to end", func() bool { return source.Info(b, "persistence")["rdb_bgsave_in_progress"] == "0" })
 	s.source, s.target = b.cpu(source)-sourceBefore, b.cpu(c.server())-before
+	s.others = max(0, machineBusy()-busyBefore-s.source-s.target-s.own.cpu)
 	b.progress("%s: %.2f s", c.name(), s.wall.Seconds())
 	return s
 }

@@ -35,6 +35,11 @@ func (w *sender) do(args ...string) {
 
 func (w *sender) flush() {
 	w.b.Helper()
+	select {
+	case <-w.b.interrupted:
+		w.b.Fatalf("interrupted")
+	default:
+	}
 	replies, err := w.s.DB(w.db).Pipeline(w.cmds...)
 	if err != nil {
 		w.b.Fatalf("write: %v", err)

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"redferry/internal/redistest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestParseCPU(t *testing.T) {
+	for _, test := range []struct {
+		name, stat string
+		want       time.Duration
+		fails      bool
+	}{
+		{"plain", "1 (redferry) S 1 1 1 0 -1 4194560 100 0 0 0 250 33 0 0 20 0", 2830 * time.Millisecond, false},
+		{"brackets in the name", "1 (a) S 9 (b) S 1 1 1 0 -1 4194560 100 0 0 0 1 2 0 0 20 0", 30 * time.Millisecond, false},
+		{"cut", "1 (redferry) S 1 1", 0, true},
+		{"empty", "", 0, true},
+		{"not a number", "1 (redferry) S 1 1 1 0 -1 4194560 100 0 0 0 x 33 0 0", 0, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := parseCPU(test.stat)
+			if got != test.want || (err != nil) != test.fails {
+				t.Errorf("%v, %v; want %v, error %v", got, err, test.want, test.fails)
+			}
+		})
+	}
+}
+
+func TestParseBusy(t *testing.T) {
+	stat := "cpu  100 20 30 4000 500 6 7 80 9 10\ncpu0 1 2 3 4\n"
+	if got, want := parseBusy(stat), 1630*time.Millisecond; got != want { // 100+20+30+6+7
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestUsageOf(t *testing.T) {
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		t.Skip("no /proc here")
+	}
+	u, err := usageOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.peak < 1<<20 || u.peak > 10<<30 {
+		t.Errorf("peak memory of %d bytes", u.peak)
+	}
+}
+
+func TestMedian(t *testing.T) {
+	of := func(s sample) time.Duration { return s.wall }
+	for _, test := range []struct {
+		name string
+		wall []time.Duration
+		want time.Duration
+	}{
+		{"one", []time.Duration{5}, 5},
+		{"three", []time.Duration{9, 1, 4}, 4},
+		{"four", []time.Duration{9, 1, 4, 6}, 5},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var samples []sample
+			for _, w := range test.wall {
+				samples = append(samples, sample{wall: w})
+			}
+			if got := median(samples, of); got != test.want {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestPrint(t *testing.T) {
+	f := &figures{
+		title: "A snapshot", bar: 1.3,
+		native:   []sample{{wall: 2 * time.Second, source: time.Second, target: time.Second}},
+		redferry: []sample{{wall: 3 * time.Second, source: time.Second, target: 2 * time.Second, own: usage{time.Second, 20 << 20}}},
+	}
+	var out strings.Builder
+	f.print(&out)
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		got = append(got, strings.Join(strings.Fields(line), " "))
+	}
+	want := []string{
+		"", "A snapshot", "",
+		"median of 1 native redferry ratio goal",
+		"wall time 2.00 s 3.00 s 1.50 ≤ 1.30 NOT MET",
+		"CPU of the source 1.00 s 1.00 s 1.00",
+		"CPU of the target 1.00 s 2.00 s 2.00",
+		"CPU of redferry 1.00 s",
+		"CPU of all else 0.00 s 0.00 s",
+		"peak memory of redferry 20 MiB ≤ 128 MiB met",
+		"", "wall times: native 2.00 s; redferry 3.00 s",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// The same seed must write the same data: rounds are compared with one another.
+func TestFillAndLoad(t *testing.T) {
+	build := redistest.Latest(t)
+	var digests [2]string
+	for i := range digests {
+		b := &bench{TB: t, build: build, errs: &strings.Builder{}}
+		s := redistest.Start(t, build)
+		b.fill(s, 3000)
+		if got := s.DB(0).DoInt(t, "DBSIZE") + s.DB(1).DoInt(t, "DBSIZE"); got != 3000 {
+			t.Errorf("%d keys, want 3000", got)
+		}
+		b.load(s, 5000, 7)
+		s.Do(t, "SET", "redferry:default", "not part of it")
+		for db := range databases { // entry IDs are the clock's
+			for _, key := range s.DB(db).DoStrings(t, "KEYS", "*stream:*") {
+				s.DB(db).Do(t, "DEL", key)
+			}
+		}
+		digests[i] = b.contents(s)
+	}
+	if digests[0] != digests[1] || !strings.HasPrefix(digests[0], "db0:keys=") {
+		t.Errorf("contents differ:\n%s\n%s", digests[0], digests[1])
+	}
+}
