@@ -35,12 +35,8 @@ type TLSFiles struct {
 // ParseEndpoint reads a server's URL. The error names what is wrong with it and never contains the password.
 func ParseEndpoint(raw string, files TLSFiles) (Endpoint, error) {
 	u, err := url.Parse(raw)
-	if err != nil {
-		var ue *url.Error // its text repeats the URL, password included
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return Endpoint{}, fmt.Errorf("not a URL: %w (percent-encode special characters of a password)", err)
+	if err != nil { // its text quotes the URL or a piece of it, which may be one of the password
+		return Endpoint{}, errors.New("not a URL of the form redis://[user[:password]@]host[:port] (percent-encode special characters of a password: / is %2F)")
 	}
 	e := Endpoint{Network: "tcp", Username: u.User.Username()}
 	e.Password, _ = u.User.Password()
@@ -60,8 +56,8 @@ func ParseEndpoint(raw string, files TLSFiles) (Endpoint, error) {
 	default:
 		return Endpoint{}, fmt.Errorf("scheme %q: use redis://, rediss:// (TLS) or unix://", u.Scheme)
 	}
-	if u.Path != "" && u.Path != "/" {
-		return Endpoint{}, fmt.Errorf("a database (%s) cannot be chosen: redferry moves all of them", u.Path)
+	if u.Path != "" && u.Path != "/" { // not quoted: it begins inside a password that has a slash
+		return Endpoint{}, errors.New("a URL has no path here: a database cannot be chosen, redferry moves all of them; in a password, / is %2F")
 	}
 	if strings.Contains(u.Host, ",") {
 		return Endpoint{}, errors.New("several host:port are not supported yet; give one")
