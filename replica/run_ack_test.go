@@ -1,0 +1,324 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"redferry/internal/redistest"
+)
+
+// ackLog is what a source hears, and when.
+type ackLog struct {
+	mu    sync.Mutex
+	acks  []int64
+	times []time.Time
+}
+
+// hear reads acknowledgements until the replica is gone.
+func (l *ackLog) hear(p *redistest.Peer, check func(offset int64)) {
+	for {
+		offset := p.WaitAck()
+		check(offset)
+		l.mu.Lock()
+		l.acks, l.times = append(l.acks, offset), append(l.times, time.Now())
+		l.mu.Unlock()
+	}
+}
+
+func (l *ackLog) last() (offset int64, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.acks) == 0 {
+		return -1, 0
+	}
+	return l.acks[len(l.acks)-1], len(l.acks)
+}
+
+// when is the time of the first acknowledgement of offset or beyond.
+func (l *ackLog) when(offset int64) (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, ack := range l.acks {
+		if ack >= offset {
+			return l.times[i], true
+		}
+	}
+	return time.Time{}, false
+}
+
+// acked ≤ checkpointed, at every single ACK, and both only grow; at the end the source hears all that the drained target holds.
+func TestRunAcksWhatIsDurable(t *testing.T) {
+	const units = 3000
+	var stream bytes.Buffer
+	random := rand.New(rand.NewPCG(1, 2))
+	for range units {
+		switch random.IntN(10) {
+		case 0:
+			stream.WriteString(resp("REPLCONF", "GETACK", "*"))
+		case 1:
+			stream.WriteString(resp("MULTI") + resp("INCR", "n") + resp("REPLCONF", "GETACK", "*") + resp("EXEC"))
+		default:
+			stream.WriteString(resp("SET", "k", "v"))
+		}
+	}
+	end := 1000 + int64(stream.Len())
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 1000}
+	var slow atomic.Int64
+	sink.onCommit = func(context.Context, int64) error {
+		if slow.Add(1) <= 300 {
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	}
+	var heard ackLog
+	src := newSource(t, end, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n")
+		text, before := stream.Bytes(), int64(0)
+		check := func(offset int64) {
+			if durable, _ := sink.Checkpointed(); offset > durable || offset < before {
+				t.Errorf("acknowledged %d, after %d, with %d durable", offset, before, durable)
+			}
+			before = offset
+		}
+		for len(text) > 0 { // a piece for every few acknowledgements
+			n := min(len(text), 1+int(before)%4000)
+			p.Send(string(text[:n]))
+			text = text[n:]
+			check(p.WaitAck())
+		}
+		heard.hear(p, check)
+	})
+	r := startRun(t, src.endpoint(), sink)
+	eventually(t, "everything read", func() bool { return r.status.Received.Load() == end })
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the last word to the source", func() bool { last, _ := heard.last(); return last == end })
+}
+
+// A GETACK is answered when what it asks for is durable, not before and not a second later.
+func TestRunAnswersGETACK(t *testing.T) {
+	t.Parallel()
+	const rounds = 4
+	question := resp("SET", "k", "v") + resp("REPLCONF", "GETACK", "*")
+	send := make(chan struct{})
+	var heard ackLog
+	src := newSource(t, 1000, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n")
+		var asking sync.WaitGroup
+		defer asking.Wait()
+		asking.Go(func() {
+			for range send {
+				p.Send(question)
+			}
+		})
+		heard.hear(p, func(int64) {})
+	})
+	gate := make(chan struct{})
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	sink.onCommit = func(ctx context.Context, offset int64) error {
+		if offset == 100 {
+			return nil
+		}
+		select {
+		case <-gate:
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	r := startRun(t, src.endpoint(), sink)
+	offset := int64(100)
+	for range rounds {
+		send <- struct{}{}
+		offset += int64(len(question))
+		eventually(t, "the question read", func() bool { return r.status.Received.Load() == offset })
+		_, before := heard.last()
+		eventually(t, "another ACK", func() bool { _, n := heard.last(); return n > before })
+		if last, _ := heard.last(); last >= offset {
+			t.Fatalf("acknowledged %d before %d is durable", last, offset)
+		}
+		began := time.Now()
+		for done := false; !done; { // the question may come in two pieces
+			select {
+			case gate <- struct{}{}:
+			case <-time.After(time.Millisecond):
+				_, done = heard.when(offset)
+			}
+			if time.Since(began) > 10*time.Second {
+				t.Fatal("the question is not answered")
+			}
+		}
+		if at, _ := heard.when(offset); at.Sub(began) > 400*time.Millisecond {
+			t.Errorf("the answer took %v", at.Sub(began))
+		}
+	}
+	close(send)
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// With AckLiveness the source hears that we live, and no offset.
+func TestRunAckLiveness(t *testing.T) {
+	one := resp("INCR", "n") + resp("REPLCONF", "GETACK", "*")
+	var heard ackLog
+	src := newSource(t, 1000, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n" + one)
+		heard.hear(p, func(offset int64) {
+			if offset != 0 {
+				t.Errorf("acknowledged %d", offset)
+			}
+		})
+	})
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	r := startRun(t, src.endpoint(), sink, func(c *RunConfig) { c.AckLiveness = true })
+	eventually(t, "some ACKs", func() bool { _, n := heard.last(); return n > 3 && r.status.Received.Load() > 100 })
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The end of the run waits for what the sink has taken, and tells the source of it.
+func TestRunDrains(t *testing.T) {
+	stream := resp("SET", "a", "1") + resp("SET", "b", "2")
+	end := 100 + int64(len(stream))
+	var heard ackLog
+	src := newSource(t, 1000, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n" + stream)
+		heard.hear(p, func(int64) {})
+	})
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	sink.onCommit = func(ctx context.Context, offset int64) error {
+		if offset > 100 {
+			<-ctx.Done() // nothing is in before the end begins
+			time.Sleep(100 * time.Millisecond)
+		}
+		return nil
+	}
+	r := startRun(t, src.endpoint(), sink)
+	eventually(t, "both units taken", func() bool { return r.status.Received.Load() == end })
+	if last, _ := heard.last(); last > 100 {
+		t.Errorf("acknowledged %d, which is not durable", last)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if at, _, _ := sink.seen(); at.Offset != end {
+		t.Errorf("the target is at %d, want %d", at.Offset, end)
+	}
+	eventually(t, "the last word to the source", func() bool { last, _ := heard.last(); return last == end })
+}
+
+// While the snapshot is loaded the source sees newlines, one a second, and no acknowledgement: nothing is durable.
+func TestRunKeepsTheSourcesPatience(t *testing.T) {
+	t.Parallel()
+	var heard ackLog
+	src := newSource(t, 100, func(p *redistest.Peer, _ int, _, _ string) {
+		p.FullResync(100, "RDB")
+		heard.hear(p, func(int64) {})
+	})
+	var newlines, others atomic.Int64
+	var loading atomic.Bool
+	proxy := redistest.NewProxy(t, src.script.Addr())
+	proxy.OnData(redistest.FromClient, func(data []byte) redistest.Verdict {
+		if loading.Load() {
+			if only := bytes.Count(data, []byte("\n")); only == len(data) {
+				newlines.Add(int64(only))
+			} else if bytes.Contains(data, []byte("REPLCONF")) { // the side connection has its own words
+				others.Add(1)
+			}
+		}
+		return redistest.Pass
+	})
+	sink := newSink(t)
+	release := make(chan struct{})
+	sink.onLoad = func(ctx context.Context, snap Snapshot) error {
+		loading.Store(true)
+		defer loading.Store(false)
+		<-release
+		_, err := io.CopyN(io.Discard, snap.RDB, 3)
+		return err
+	}
+	e := src.endpoint()
+	e.Addr = proxy.Addr()
+	began := time.Now()
+	r := startRun(t, e, sink, stopAtCaughtUp)
+	eventually(t, "two newlines", func() bool { return newlines.Load() >= 2 })
+	if took := time.Since(began); took < 1500*time.Millisecond || took > 4*time.Second {
+		t.Errorf("two newlines took %v, want 2 s", took)
+	}
+	if n := others.Load(); n > 0 {
+		t.Errorf("%d times something else was said", n)
+	}
+	close(release)
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A sink that loads, with a source that is gone: it hears of it although it does not read.
+func TestRunNoticesTheSourcesEndWhileLoading(t *testing.T) {
+	t.Parallel()
+	src := newSource(t, 100, func(p *redistest.Peer, n int, _, _ string) {
+		p.FullResync(100, "RDB")
+		if n > 1 {
+			p.Hang()
+		}
+	})
+	sink := newSink(t)
+	sink.onLoad = func(ctx context.Context, snap Snapshot) error {
+		if _, n := sink.counts(); n > 1 {
+			return readRDB(3)(ctx, snap)
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	r := startRun(t, src.endpoint(), sink, stopAtCaughtUp)
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+	if _, loads := sink.counts(); loads != 2 {
+		t.Errorf("%d snapshots, want 2", loads)
+	}
+}
+
+// In sync is left and found again as the source runs ahead and the target follows.
+func TestRunStates(t *testing.T) {
+	t.Parallel()
+	one := resp("INCR", "n")
+	more := make(chan struct{})
+	src := newSource(t, 100, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n")
+		select {
+		case <-more:
+		case <-t.Context().Done():
+			return
+		}
+		p.Send(one)
+		p.Hang()
+	})
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	r := startRun(t, src.endpoint(), sink)
+	eventually(t, "in sync", func() bool { return r.saw(InSync, "up to offset 100") })
+	src.grow(100 + int64(len(one)))
+	eventually(t, "behind", func() bool { return r.saw(CatchingUp, "21 bytes behind") })
+	close(more)
+	eventually(t, "in sync again", func() bool { return r.saw(InSync, "up to offset 121") })
+	if got := r.status.SourceOffset.Load(); got != 121 {
+		t.Errorf("the source's offset is %d, want 121", got)
+	}
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+}
