@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -38,7 +39,7 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 	pause.InitialInterval = 100 * time.Millisecond
 	pause.MaxInterval = 10 * time.Second
 	for {
-		r.flowed = false
+		r.begun = notBegun
 		err := r.attempt(ctx)
 		switch {
 		case errors.Is(err, errStopAt), ctx.Err() != nil && AsStop(err) == nil:
@@ -46,9 +47,10 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 		case errors.Is(err, ErrCompleted), AsStop(err) != nil:
 			return err
 		}
-		// A link that worked is asked again at once: the backlog ages meanwhile. One that never got there is given time.
+		// An attempt that brought the target forward is repeated at once: the backlog ages meanwhile. Others are given time, above all those
+		// that cost the source a fork and came to nothing.
 		wait := time.Duration(0)
-		if r.flowed {
+		if have, _ := sink.Checkpointed(); have > r.begun {
 			pause.Reset()
 		} else {
 			wait = pause.NextBackOff()
@@ -67,9 +69,11 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 // run is one call of Run.
 type run struct {
 	RunConfig
-	sink   Sink
-	flowed bool // this attempt got as far as reading the stream or a snapshot
+	sink  Sink
+	begun int64 // what was checkpointed when this attempt had its Resume
 }
+
+const notBegun = math.MaxInt64
 
 // attempt goes through all the steps from nothing to a broken link. It never returns nil.
 func (r *run) attempt(ctx context.Context) error {
@@ -91,6 +95,7 @@ func (r *run) attempt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.begun, _ = r.sink.Checkpointed()
 	from, err := r.choose(src, info, resume)
 	if err != nil {
 		return err
@@ -172,7 +177,6 @@ func (r *run) snapshot(ctx context.Context, link *Link, at Position) (Position, 
 	if err != nil {
 		return Position{}, err
 	}
-	r.flowed = true
 	r.Status.Go()
 	r.Status.SnapshotSize.Store(transfer.Size)
 	r.Status.Set(Loading, "full resync at "+at.String())
@@ -203,7 +207,6 @@ func (r *run) snapshot(ctx context.Context, link *Link, at Position) (Position, 
 
 // stream follows the replication stream from at until something ends it. news says that at carries a replication ID that the checkpoint does not have yet.
 func (r *run) stream(ctx context.Context, src *source, link *Link, at Position, news bool) error {
-	r.flowed = true
 	r.Status.Received.Store(at.Offset)
 	r.Status.Set(CatchingUp, "from offset "+at.String())
 	asked := make(chan int64, 1) // the newest offset that a GETACK wants to hear

@@ -398,3 +398,39 @@ func TestRunEndsWhereverItIs(t *testing.T) {
 		})
 	}
 }
+
+// An attempt that comes to nothing is not repeated at once: least of all a full resync, for which the source forks (T18).
+func TestRunDoesNotHammer(t *testing.T) {
+	tests := []struct {
+		name string
+		at   Position
+		play func(p *redistest.Peer)
+		hurt func(*sinkDouble)
+	}{
+		{"the link breaks before anything comes", Position{ReplID: testID, Offset: 100}, func(p *redistest.Peer) { p.Send("+CONTINUE\r\n") }, func(*sinkDouble) {}},
+		{"the target takes nothing", Position{ReplID: testID, Offset: 100}, func(p *redistest.Peer) {
+			p.Send("+CONTINUE\r\n" + resp("INCR", "n"))
+			p.Hang()
+		}, func(s *sinkDouble) { s.onCommit = func(context.Context, int64) error { return errBoom } }},
+		{"the snapshot breaks off", Position{}, func(p *redistest.Peer) {
+			p.Send("+FULLRESYNC " + testID + " 100\r\n$1000\r\nhalf")
+		}, func(s *sinkDouble) { s.onLoad = readRDB(1000) }},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			src := newSource(t, 1000, func(p *redistest.Peer, _ int, _, _ string) { test.play(p) })
+			sink := newSink(t)
+			sink.at = test.at
+			test.hurt(sink)
+			r := startRun(t, src.endpoint(), sink)
+			time.Sleep(time.Second)
+			if err := r.stop(); err != nil {
+				t.Error(err)
+			}
+			if n := len(src.asked()); n < 2 || n > 8 { // after 0.1 s, 0.15 s, 0.22 s…, each by a half more or less
+				t.Errorf("%d PSYNCs in a second", n)
+			}
+		})
+	}
+}
