@@ -85,7 +85,11 @@ func (h homeFlags) open() (*applier.Home, error) {
 	if err != nil {
 		return nil, err
 	}
-	return applier.OpenHome(dir, h.Name)
+	home, err := applier.OpenHome(dir, h.Name)
+	if err != nil && replica.AsStop(err) == nil { // a directory that cannot be made or written
+		return nil, &replica.Stop{Kind: replica.Config, Reason: "no place for state", Err: err, Hint: "give another --dir"}
+	}
+	return home, err
 }
 
 func (h homeFlags) root() (string, error) {

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binary = filepath.Join(dir, "redferry")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append(append([]string{"build"}, raceFlags...), "-o", binary, ".")...).CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the program: %v\n%s", err, out)
 		os.Exit(1)
 	}
@@ -50,7 +50,10 @@ func newProgram(t *testing.T, env ...string) *program {
 
 func (p *program) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(binary, args...)
-	cmd.Env = append([]string{"XDG_STATE_HOME=" + p.home, "PATH=" + os.Getenv("PATH")}, p.env...)
+	cmd.Env = append([]string{
+		"XDG_STATE_HOME=" + p.home, "PATH=" + os.Getenv("PATH"),
+		"GORACE=atexit_sleep_ms=0", // else each program built with -race takes a second to end
+	}, p.env...)
 	return cmd
 }
 

@@ -12,6 +12,7 @@ import (
 )
 
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t)
 	p := newProgram(t)
 	p.run(t, "status", "--target", target.URL()).expect(t, exitDecide, `has no checkpoint of migration "default"`)
@@ -48,6 +49,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestReset(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t)
 	there := func() int64 {
 		return target.DoInt(t, "EXISTS", checkpoint.Key("default"), checkpoint.OwnerKey("default"))
@@ -93,6 +95,7 @@ func TestReset(t *testing.T) {
 
 // A reset that takes over makes the owner end before the keys are gone, rather than find them gone and begin anew.
 func TestResetTakesOver(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t)
 	p := newProgram(t)
 	for name, by := range map[string]*program{"on its machine": p, "from another one": newProgram(t)} {
@@ -108,7 +111,18 @@ func TestResetTakesOver(t *testing.T) {
 	}
 }
 
+func TestCompletedMigration(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	p := newProgram(t)
+	p.run(t, with(ends(source, target), "--stop-at", "caught-up")...).expect(t, exitDone)
+	target.Do(t, "HSET", checkpoint.Key("default"), "phase", string(checkpoint.PhaseCompleted))
+	p.run(t, with(ends(source, target))...).expect(t, exitDone, "this migration is completed", `"level":"info","exit_code":0`)
+	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "completed: a cutover has ended this migration")
+}
+
 func TestInspectRDB(t *testing.T) {
+	t.Parallel()
 	b := redistest.Latest(t)
 	s := redistest.Start(t, b)
 	s.Do(t, "SET", "plain", "x", "EX", "1000")

@@ -32,6 +32,7 @@ func with(args []string, more ...string) []string {
 }
 
 func TestRunUntilCaughtUp(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t, redistest.Password("s3cr3tw0rd"))
 	p := newProgram(t)
 	r := p.run(t, with(ends(source, target), "--stop-at", "caught-up", "--log-interval", "10ms")...)
@@ -54,6 +55,7 @@ func TestRunUntilCaughtUp(t *testing.T) {
 }
 
 func TestStopAtOffset(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t)
 	p := newProgram(t)
 	run := p.start(t, with(ends(source, target), "--stop-at", fmt.Sprint(source.Offset(t)+400))...)
@@ -65,6 +67,7 @@ func TestStopAtOffset(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	for name, sig := range map[string]os.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": os.Interrupt} {
 		t.Run(name, func(t *testing.T) {
 			source, target := pair(t)
@@ -105,6 +108,7 @@ func TestSignals(t *testing.T) {
 
 // The arguments of a process are everybody's to read: no password may stay there.
 func TestPasswordLeavesTheProcessList(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t, redistest.Password("s3cr3tw0rd"))
 	run := newProgram(t).start(t, "run", "--source", source.URL(), "--target="+target.URL())
 	run.until(t, "in_sync")
@@ -120,6 +124,7 @@ func TestPasswordLeavesTheProcessList(t *testing.T) {
 }
 
 func TestWrongPassword(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t, redistest.Password("right"))
 	bad := func(s *redistest.Server) string { return strings.Replace(s.URL(), "right", "wr0ng", 1) }
 	p := newProgram(t)
@@ -135,6 +140,7 @@ func TestWrongPassword(t *testing.T) {
 }
 
 func TestTargetNotEmpty(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t)
 	target.Do(t, "SET", "mine", "x")
 	p := newProgram(t)
@@ -149,6 +155,7 @@ func TestTargetNotEmpty(t *testing.T) {
 }
 
 func TestRefusedWrite(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t)
 	p := newProgram(t)
 	run := p.start(t, with(ends(source, target))...)
@@ -171,6 +178,7 @@ func TestRefusedWrite(t *testing.T) {
 }
 
 func TestSecondProcess(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t)
 	p := newProgram(t)
 	run := p.start(t, with(ends(source, target))...)
@@ -190,6 +198,7 @@ func TestSecondProcess(t *testing.T) {
 
 // A log that is not JSON, and not on a terminal: no bar, no colours.
 func TestConsoleLog(t *testing.T) {
+	t.Parallel()
 	source, target := pair(t)
 	r := newProgram(t).run(t, with(ends(source, target), "--stop-at", "caught-up", "--log-format", "console")...)
 	r.expect(t, exitDone, "snapshot: ", "in_sync: ", "502 keys of a snapshot", "1 full resync, 0 reconnects, 0 refused writes")
@@ -200,6 +209,7 @@ func TestConsoleLog(t *testing.T) {
 
 // The rights that docs/operations.md names are enough, and none is asked for beyond them: no server has logged a refusal.
 func TestDocumentedRights(t *testing.T) {
+	t.Parallel()
 	doc, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
@@ -210,6 +220,7 @@ func TestDocumentedRights(t *testing.T) {
 	}
 	for _, b := range redistest.Servers(t) {
 		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
 			source, target := redistest.Start(t, b), redistest.Start(t, b)
 			redistest.Fill(t, source, redistest.FillOptions{Keys: 200, NoTTL: true})
 			for i, s := range []*redistest.Server{source, target} {

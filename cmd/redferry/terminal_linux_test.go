@@ -42,8 +42,10 @@ var escapes = regexp.MustCompile(`\x1b\[[0-9;]*[A-Za-z]`)
 
 // On a terminal a run shows its progress in one line, takes it away at the end, and sums up. However narrow it is, and if that changes.
 func TestTerminal(t *testing.T) {
+	t.Parallel()
 	for name, width := range map[string]uint16{"wide": 120, "narrow": 20, "of one column": 1, "of none": 0} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			source, target := pair(t)
 			control, terminal := openTerminal(t, width)
 			cmd := newProgram(t).command("run", "--source", source.URL(), "--target", target.URL())

@@ -10,6 +10,7 @@ import (
 )
 
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		args []string
 		env  []string
@@ -30,6 +31,7 @@ func TestUsage(t *testing.T) {
 		"bad choice":       {[]string{"run", "--source", "redis://h", "--target", "redis://h", "--on-error", "ignore"}, nil, exitUsage, []string{"--on-error must be one of"}},
 		"bad name":         {[]string{"status", "--target", "redis://h", "--name", "a:b"}, nil, exitUsage, []string{"--name"}},
 		"bad stop-at":      {[]string{"run", "--source", "redis://h", "--target", "redis://h", "--stop-at", "soon"}, nil, exitUsage, []string{"--stop-at"}},
+		"no place":         {[]string{"run", "--source", "redis://h", "--target", "redis://h", "--dir", "/dev/null/x"}, nil, exitUsage, []string{"no place for state", "--dir"}},
 		"bad duration":     {[]string{"run", "--source", "redis://h", "--target", "redis://h"}, []string{"REDFERRY_TARGET_TIMEOUT=soon"}, exitUsage, []string{"REDFERRY_TARGET_TIMEOUT", "duration"}},
 		"misspelt env":     {[]string{"run", "--target", "redis://h"}, []string{"REDFERRY_SORCE=redis://h"}, exitUsage, []string{"REDFERRY_SORCE", "did you mean REDFERRY_SOURCE?"}},
 		"someone's env":    {[]string{"inspect", "/does/not/exist"}, []string{"REDFERRY_SERVICE_HOST=10.0.0.1"}, exitUsage, []string{"warning: the environment has REDFERRY_SERVICE_HOST"}},
@@ -47,6 +49,7 @@ func TestUsage(t *testing.T) {
 
 // Whatever is wrong with a URL or a command line: no part of the password is said.
 func TestPasswordIsNeverPrinted(t *testing.T) {
+	t.Parallel()
 	const secret = "s3cr3tw0rd"
 	for name, url := range map[string]string{
 		"slash":           "redis://user:" + secret + "/x@127.0.0.1:1",
