@@ -211,8 +211,12 @@ func (r *run) stream(ctx context.Context, src *source, link *Link, at Position, 
 	r.Status.Set(CatchingUp, "from offset "+at.String())
 	asked := make(chan int64, 1) // the newest offset that a GETACK wants to hear
 	g, gctx := newGroup(ctx)
-	g.Go(func() error { return r.sink.Commit(gctx) })
-	g.Go(func() error { return r.read(gctx, link, at, news, asked) })
+	reading, done := context.WithCancel(context.WithoutCancel(gctx)) // Commit outlives the last Apply: what was read is written
+	g.Go(func() error { return r.sink.Commit(reading) })
+	g.Go(func() error {
+		defer done()
+		return r.read(gctx, link, at, news, asked)
+	})
 	g.Go(func() error { return r.acknowledge(gctx, link, asked) })
 	g.Go(func() error { return r.watch(gctx, src) })
 	err := g.Wait()

@@ -219,6 +219,30 @@ func TestRunDrains(t *testing.T) {
 	eventually(t, "the last word to the source", func() bool { last, _ := heard.last(); return last == end })
 }
 
+// Whatever was read when the end came is in the target: Commit outlives the last Apply.
+func TestRunDrainsAllThatWasRead(t *testing.T) {
+	burst := bytes.Repeat([]byte(resp("INCR", "n")), 20000)
+	src := newSource(t, 1<<40, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n")
+		for {
+			p.Send(string(burst))
+		}
+	})
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	for range 20 {
+		before, _ := sink.Checkpointed()
+		r := startRun(t, src.endpoint(), sink)
+		eventually(t, "the stream flows", func() bool { return r.status.Received.Load() > before+10000 })
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if at, _, _ := sink.seen(); at.Offset != r.status.Received.Load() {
+			t.Fatalf("read up to %d, durable up to %d", r.status.Received.Load(), at.Offset)
+		}
+	}
+}
+
 // While the snapshot is loaded the source sees newlines, one a second, and no acknowledgement: nothing is durable.
 func TestRunKeepsTheSourcesPatience(t *testing.T) {
 	t.Parallel()

@@ -32,6 +32,7 @@ type sinkDouble struct {
 	resumes  int
 	loads    int
 	underway bool // Commit runs
+	drained  bool // Commit has ended without an error since the last Resume
 }
 
 func newSink(t testing.TB) *sinkDouble {
@@ -45,6 +46,7 @@ func (s *sinkDouble) Resume(_ context.Context, src SourceInfo) (Resume, error) {
 	if s.underway {
 		s.t.Error("Resume while Commit runs")
 	}
+	s.drained = false
 	s.taken = s.at // what is not durable is void
 	for len(s.units) > 0 && s.units[len(s.units)-1].End > s.at.Offset {
 		s.units = s.units[:len(s.units)-1]
@@ -71,11 +73,11 @@ func (s *sinkDouble) Snapshot(ctx context.Context, snap Snapshot) (Position, err
 	return snap.At, nil
 }
 
-func (s *sinkDouble) Apply(ctx context.Context, u *Unit) error {
+func (s *sinkDouble) Apply(_ context.Context, u *Unit) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if s.drained {
+		s.t.Error("Apply after Commit has finished")
 	}
 	if u.Start != s.taken.Offset {
 		s.t.Errorf("a unit begins at %d, behind %v", u.Start, s.taken)
@@ -93,9 +95,14 @@ func (s *sinkDouble) Apply(ctx context.Context, u *Unit) error {
 	return nil
 }
 
-func (s *sinkDouble) Commit(ctx context.Context) error {
+func (s *sinkDouble) Commit(ctx context.Context) (err error) {
 	s.setUnderway(true)
-	defer s.setUnderway(false)
+	defer func() {
+		s.setUnderway(false)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.drained = err == nil
+	}()
 	for {
 		if err := s.commit(ctx); err != nil {
 			return err
