@@ -54,6 +54,10 @@ func (a *Applier) translate(cmd replica.Command) (t translated, drop bool, err e
 		}
 	}
 	switch name := t.args[0]; len(name) {
+	case 4:
+		if bytes.EqualFold(name, []byte("MOVE")) || bytes.EqualFold(name, []byte("COPY")) {
+			t.needs[0] = otherDatabase(t.args)
+		}
 	case 6: // the lengths spare most commands the comparisons
 		if bytes.EqualFold(name, []byte("SWAPDB")) {
 			return t.swap()
@@ -110,6 +114,21 @@ func (t translated) swap() (translated, bool, error) {
 		t.effect = swaps
 	}
 	return t, false, nil
+}
+
+// otherDatabase is where MOVE key db, or COPY source destination DB db, writes to; 0, which every target has, when that is nowhere else.
+func otherDatabase(args [][]byte) int {
+	var number []byte
+	if bytes.EqualFold(args[0], []byte("MOVE")) && len(args) == 3 {
+		number = args[2]
+	}
+	for i := 3; i < len(args)-1; i++ { // behind the keys, which may have any name
+		if bytes.EqualFold(args[i], []byte("DB")) {
+			number = args[i+1]
+		}
+	}
+	db, _ := strconv.Atoi(string(number)) // the source has done it: it is a number
+	return max(0, db)
 }
 
 // withoutReserved takes keys of redferry's own out of a command: they are never copied from a source. It returns nil when nothing is left.

@@ -227,6 +227,28 @@ func failAtEXEC(proxy *redistest.CommandProxy, answer redistest.Answer, commands
 	return done
 }
 
+// A database that only a command's argument names is looked for before anything of its unit is applied, too.
+func TestTargetWithoutTheOtherDatabase(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	for _, command := range []string{"MOVE k 9", "COPY k k2 DB 9", "COPY DB DB DB 9 REPLACE", "SWAPDB 2 9"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b, redistest.Config("databases 4"))
+			m := newMigration(t, src.URL(), dst.URL())
+			r := m.start(t)
+			r.until(t, replica.InSync, "")
+			say(t, src, "MSET k 1 DB 1")
+			r.reach(t, src)
+			say(t, src, command, "SET after 1")
+			wantStop(t, r.wait(t), replica.Decide, "database 9")
+			if got := dst.DoInt(t, "EXISTS", "k", "DB", "after"); got != 2 {
+				t.Errorf("the target has %d of the two keys that it had", got)
+			}
+		})
+	}
+}
+
 // T51: a transaction larger than any batch stays one transaction, also when the link breaks inside.
 func TestLargeTransaction(t *testing.T) {
 	t.Parallel()
