@@ -38,14 +38,17 @@ func (f *figures) print(w io.Writer) {
 	times := func(name string, of func(sample) time.Duration, goal func(ratio float64) string) {
 		n, r := median(f.native, of), median(f.redferry, of)
 		ratio := r.Seconds() / n.Seconds()
-		row(name, seconds(n), seconds(r), fmt.Sprintf("%.2f", ratio), goal(ratio))
+		cells := []string{name, seconds(n), seconds(r), fmt.Sprintf("%.2f", ratio)}
+		if goal != nil {
+			cells = append(cells, goal(ratio))
+		}
+		row(cells...)
 	}
-	none := func(float64) string { return "" }
 	times("wall time", func(s sample) time.Duration { return s.wall }, func(ratio float64) string {
 		return fmt.Sprintf("≤ %.2f %s", f.bar, met(ratio <= f.bar))
 	})
-	times("CPU of the source", func(s sample) time.Duration { return s.source }, none)
-	times("CPU of the target", func(s sample) time.Duration { return s.target }, none)
+	times("CPU of the source", func(s sample) time.Duration { return s.source }, nil)
+	times("CPU of the target", func(s sample) time.Duration { return s.target }, nil)
 	row("CPU of redferry", "", seconds(median(f.redferry, func(s sample) time.Duration { return s.own.cpu })))
 	others := func(s sample) time.Duration { return s.others }
 	row("CPU of all else", seconds(median(f.native, others)), seconds(median(f.redferry, others)))
@@ -53,6 +56,19 @@ func (f *figures) print(w io.Writer) {
 	row("peak memory of redferry", "", mib(peak), "", fmt.Sprintf("≤ %s %s", mib(memoryBar), met(peak <= memoryBar)))
 	_ = table.Flush()
 	fmt.Fprintf(w, "\n  wall times: native %s; redferry %s\n", list(f.native), list(f.redferry))
+	if n := f.disturbed(); n > 0 {
+		fmt.Fprintf(w, "  the machine was busy with something else in %d of %d measurements: wall times are worth little, CPU times are\n", n, len(f.native)+len(f.redferry))
+	}
+}
+
+// disturbed counts the measurements during which all else used more than a tenth of the machine.
+func (f *figures) disturbed() (n int) {
+	for _, s := range slices.Concat(f.native, f.redferry) {
+		if s.others > s.wall*time.Duration(runtime.NumCPU())/10 {
+			n++
+		}
+	}
+	return n
 }
 
 func met(ok bool) string {
