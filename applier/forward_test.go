@@ -209,10 +209,13 @@ func TestAwkwardArguments(t *testing.T) {
 	}
 	send(members...)
 	replay(t, f.src, raw)
-	f.equal(t)
-	if got := f.dst.DoInt(t, "SCARD", "million"); got != 1_000_000 {
-		t.Errorf("members: got %d", got)
+	f.through(t)
+	want, got := f.src.DoStrings(t, "DEBUG", "DIGEST-VALUE", "million"), f.dst.DoStrings(t, "DEBUG", "DIGEST-VALUE", "million")
+	if card := f.dst.DoInt(t, "SCARD", "million"); card != 1_000_000 || got[0] != want[0] {
+		t.Errorf("a million members: got %d, digest %s, want %s", card, got, want)
 	}
+	f.src.Do(t, "UNLINK", "million") // Compare would read it
+	f.equal(t)
 }
 
 // T35: a value longer than the target takes stops the run in front of it, by name; when the target takes it the same run goes on.

@@ -21,6 +21,9 @@ import (
 // quiet is a source that does not PING its replicas while a test looks: its stream has only what the test writes.
 var quiet = redistest.Config("repl-ping-replica-period 3600")
 
+// patient is a source whose backlog outlasts a slow machine.
+var patient = redistest.Config("repl-backlog-size 200mb")
+
 // followFrom is follow for a source with settings of its own.
 func followFrom(t *testing.T, src *redistest.Server) *following {
 	t.Helper()
@@ -68,7 +71,7 @@ func acknowledged(t *testing.T, src *redistest.Server) int64 {
 // T20: a source that falls silent for longer than repl-timeout is left and found again.
 func TestFrozenSource(t *testing.T) {
 	t.Parallel()
-	f := followFrom(t, redistest.Start(t, redistest.Latest(t), redistest.Config("repl-timeout 2")))
+	f := followFrom(t, redistest.Start(t, redistest.Latest(t), redistest.Config("repl-timeout 2"), patient))
 	stop := redistest.StartLoad(t, f.src, redistest.LoadOptions{Seed: 20, Rate: 2000})
 	eventually(t, "the load flows", func() bool { return f.status.Commands.Load() > 500 })
 	f.src.Freeze()
@@ -196,7 +199,7 @@ func TestBacklogLost(t *testing.T) {
 // T32: the source throws its replicas out again and again.
 func TestReplicasKilled(t *testing.T) {
 	t.Parallel()
-	f := followFrom(t, redistest.Start(t, redistest.Latest(t)))
+	f := followFrom(t, redistest.Start(t, redistest.Latest(t), patient))
 	stop := redistest.StartLoad(t, f.src, redistest.LoadOptions{Seed: 32, Rate: 4000, Writers: 2})
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -222,7 +225,7 @@ func TestReplicasKilled(t *testing.T) {
 func TestStopDrains(t *testing.T) {
 	t.Parallel()
 	b := redistest.Latest(t)
-	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	src, dst := redistest.Start(t, b, patient), redistest.Start(t, b)
 	proxy := redistest.NewProxy(t, src.Addr())
 	var heard atomic.Int64 // the last acknowledgement
 	ack := regexp.MustCompile(`ACK\r\n\$\d+\r\n(\d+)\r\n`)
@@ -236,10 +239,17 @@ func TestStopDrains(t *testing.T) {
 	f := &following{src: src, dst: dst, m: newMigration(t, src.URLAt(proxy.Addr()), dst.URL())}
 	f.running = f.m.start(t)
 	f.until(t, replica.InSync, "")
-	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: 83, Writers: 2})
+	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: 83, Writers: 2, Rate: 10_000})
 	for i := range 5 {
 		before := f.status.Commands.Load()
-		eventually(t, "the load flows", func() bool { return f.status.Commands.Load() > before+2000 })
+		eventually(t, "the load flows", func() bool {
+			select {
+			case <-f.done:
+				t.Fatalf("the run ended: %v", f.err)
+			default:
+			}
+			return f.status.Commands.Load() > before+2000
+		})
 		if err := f.end(); err != nil {
 			t.Fatal(err)
 		}

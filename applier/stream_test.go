@@ -254,8 +254,7 @@ func TestLargeTransaction(t *testing.T) {
 	t.Parallel()
 	const commands = 300_000
 	b := redistest.Latest(t)
-	src, dst := redistest.Start(t, b), redistest.Start(t, b)
-	src.Do(t, "CONFIG", "SET", "repl-backlog-size", "64mb")
+	src, dst := redistest.Start(t, b, quiet, patient), redistest.Start(t, b)
 	proxy := redistest.NewProxy(t, src.Addr())
 	f := &following{src: src, dst: dst, m: newMigration(t, src.URLAt(proxy.Addr()), dst.URL())}
 	f.running = f.m.start(t)
@@ -278,8 +277,8 @@ func TestLargeTransaction(t *testing.T) {
 	if got := dst.DoString(t, "GET", "key:0"); got != "6" {
 		t.Errorf("a counter of the transaction: got %s, want 6", got)
 	}
-	// All of it was one transaction: nobody can have seen a part.
-	if got := f.status.Transactions.Load(); got > 10 {
+	// All of it was one transaction, so nobody can have seen a part; beside it, what a run writes of itself.
+	if got := f.status.Transactions.Load(); got > 5 {
 		t.Errorf("transactions: got %d", got)
 	}
 }
