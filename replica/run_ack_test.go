@@ -226,6 +226,7 @@ func TestRunDrainsAllThatWasRead(t *testing.T) {
 		p.Send("+CONTINUE\r\n")
 		for {
 			p.Send(string(burst))
+			p.WaitAck()
 		}
 	})
 	sink := newSink(t)
@@ -240,6 +241,35 @@ func TestRunDrainsAllThatWasRead(t *testing.T) {
 		if at, _, _ := sink.seen(); at.Offset != r.status.Received.Load() {
 			t.Fatalf("read up to %d, durable up to %d", r.status.Received.Load(), at.Offset)
 		}
+	}
+}
+
+// The last word arrives although the source was still talking.
+func TestRunPartsPolitely(t *testing.T) {
+	burst := bytes.Repeat([]byte(resp("INCR", "n")), 20000)
+	var heard ackLog
+	src := newSource(t, 1<<40, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n")
+		var talking sync.WaitGroup
+		defer talking.Wait()
+		talking.Go(func() {
+			for range 20 {
+				p.Send(string(burst))
+			}
+		})
+		heard.hear(p, func(int64) {})
+	})
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	for range 5 {
+		before, _ := sink.Checkpointed()
+		r := startRun(t, src.endpoint(), sink)
+		eventually(t, "the stream flows", func() bool { return r.status.Received.Load() > before+10000 })
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		at, _, _ := sink.seen()
+		eventually(t, "the last word", func() bool { last, _ := heard.last(); return last == at.Offset })
 	}
 }
 

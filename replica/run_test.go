@@ -345,18 +345,41 @@ func TestRunStops(t *testing.T) {
 			t.Errorf("got %v, want %v", err, stop)
 		}
 	})
-	t.Run("what the source sends cannot be", func(t *testing.T) {
+	t.Run("what the source sends cannot be (T40)", func(t *testing.T) {
 		t.Parallel()
 		src := newSource(t, 1000, func(p *redistest.Peer, _ int, _, _ string) {
-			p.Send("+CONTINUE\r\n" + resp("EXEC"))
+			p.Send("+CONTINUE\r\n" + resp("INCR", "n") + resp("EXEC"))
 			p.Hang()
 		})
 		sink := newSink(t)
 		sink.at = Position{ReplID: testID, Offset: 100}
+		err := startRun(t, src.endpoint(), sink).wait()
+		if stop := AsStop(err); stop == nil || stop.Kind != Failed || !strings.Contains(err.Error(), "at offset 122: EXEC without MULTI") {
+			t.Errorf("got %v, want a Stop that names the place", err)
+		}
+		if at, _, _ := sink.seen(); at.Offset != 121 {
+			t.Errorf("the target is at %d, want all before it, 121", at.Offset)
+		}
+	})
+	t.Run("while the sink drains", func(t *testing.T) {
+		t.Parallel()
+		src := newSource(t, 1000, func(p *redistest.Peer, _ int, _, _ string) {
+			p.Send("+CONTINUE\r\n" + resp("INCR", "n"))
+			p.Hang()
+		})
+		sink := newSink(t)
+		sink.at = Position{ReplID: testID, Offset: 100}
+		sink.onCommit = func(ctx context.Context, offset int64) error {
+			if offset == 100 {
+				return nil
+			}
+			<-ctx.Done()
+			return stop
+		}
 		r := startRun(t, src.endpoint(), sink)
-		eventually(t, "a second try", func() bool { return r.saw(Waiting, "EXEC without MULTI") && len(src.asked()) > 1 })
-		if err := r.stop(); err != nil {
-			t.Error(err)
+		eventually(t, "the unit is taken", func() bool { return r.status.Received.Load() == 121 })
+		if err := r.stop(); !errors.Is(err, stop) {
+			t.Errorf("got %v, want %v", err, stop)
 		}
 	})
 }
