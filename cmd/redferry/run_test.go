@@ -78,6 +78,13 @@ func TestSignals(t *testing.T) {
 			run.wait(t).expect(t, exitDone, name+" received", "the same command goes on from here")
 		})
 	}
+	t.Run("in the snapshot", func(t *testing.T) {
+		source, target := pair(t, redistest.Config("rdb-key-save-delay 50000")) // µs for each key
+		run := newProgram(t).start(t, with(ends(source, target))...)
+		run.until(t, "snapshot")
+		run.Signal(syscall.SIGTERM)
+		run.wait(t).expect(t, exitDone, "stopped in the midst of the snapshot; the same command loads it again")
+	})
 	t.Run("a second one", func(t *testing.T) {
 		source, target := pair(t)
 		run := newProgram(t).start(t, with(ends(source, target))...)

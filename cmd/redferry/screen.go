@@ -33,8 +33,9 @@ type screen struct {
 	console  bool
 	began    time.Time
 
-	stop func()        // ends the goroutine; nil before begin
-	done chan struct{} // closed when it has ended
+	stop    func()        // ends the goroutine; nil before begin
+	done    chan struct{} // closed when it has ended
+	loading bool          // it ended in the midst of a snapshot; to be read after done
 }
 
 func newScreen(f screenFlags, s *streams, status *replica.Status) *screen {
@@ -122,6 +123,7 @@ func (s *screen) show(ctx, run context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			s.loading = m.look(s.status, time.Now()).loading
 			return
 		case <-asked:
 			asked = nil
@@ -180,6 +182,8 @@ func (s *screen) end(ctx context.Context, err error, stopAt string) {
 	}
 	why := "the target has all that was read of the source"
 	switch {
+	case errors.Is(context.Cause(ctx), errSignal) && s.loading:
+		why = "stopped in the midst of the snapshot; the same command loads it again"
 	case errors.Is(context.Cause(ctx), errSignal):
 		why = "stopped; the same command goes on from here"
 	case stopAt == "caught-up":
