@@ -1,0 +1,175 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"redferry/internal/redistest"
+)
+
+// A source that cannot serve for the moment is asked again, and not for a full resync.
+func TestRunWaitsForTheSource(t *testing.T) {
+	tests := []struct {
+		name string
+		info map[string]string // until it is well again
+		why  string
+	}{
+		{"loading", map[string]string{"loading": "1"}, "is loading its dataset"},
+		{"a replica without its primary, synchronised from elsewhere", map[string]string{"role": "slave", "master_link_status": "down", "master_replid": otherID}, "has lost its own primary"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			src := newSource(t, 100, func(p *redistest.Peer, _ int, _, _ string) {
+				p.Send("+CONTINUE " + testID + "\r\n")
+				p.Hang()
+			})
+			for field, value := range test.info {
+				src.set(field, value)
+			}
+			sink := newSink(t)
+			sink.at = Position{ReplID: testID, Offset: 100}
+			r := startRun(t, src.endpoint(), sink, stopAtCaughtUp)
+			eventually(t, "the wait "+test.why, func() bool { return r.saw(Waiting, test.why) })
+			if got := src.asked(); len(got) > 0 {
+				t.Errorf("meanwhile it heard PSYNC %q", got)
+			}
+			for field := range test.info {
+				src.set(field, map[string]string{"role": "master", "master_replid": testID}[field])
+			}
+			if err := r.wait(); err != nil {
+				t.Error(err)
+			}
+			if !r.saw(InSync, "all up to offset 100") {
+				t.Errorf("states %q, want in_sync", r.states)
+			}
+		})
+	}
+}
+
+// With the stream going on, a broken link is mended at once and everything arrives once; so is one whose sink has to start over.
+func TestRunReconnectsAtOnce(t *testing.T) {
+	const links = 15
+	one := resp("INCR", "n")
+	for _, hurt := range []string{"the link", "the middle of a unit", "the sink"} {
+		t.Run(hurt, func(t *testing.T) {
+			t.Parallel()
+			src := newSource(t, 1000, func(p *redistest.Peer, n int, _, next string) {
+				p.Send("+CONTINUE\r\n" + one)
+				switch {
+				case n == links:
+				case hurt == "the link":
+					return
+				case hurt == "the middle of a unit":
+					p.Send(resp("MULTI") + one)
+					return
+				}
+				p.Hang()
+			})
+			sink := newSink(t)
+			sink.at = Position{ReplID: testID, Offset: 100}
+			if hurt == "the sink" {
+				sink.onCommit = func(_ context.Context, offset int64) error {
+					if resumes, _ := sink.counts(); offset == 100+int64(resumes*len(one)) && resumes < links {
+						sink.mu.Lock()
+						sink.at = Position{ReplID: testID, Offset: offset} // it is in, and the reply was lost
+						sink.mu.Unlock()
+						return errBoom
+					}
+					return nil
+				}
+			}
+			end := 100 + int64(links*len(one))
+			began := time.Now()
+			r := startRun(t, src.endpoint(), sink, stopAtOffset(end))
+			if err := r.wait(); err != nil {
+				t.Fatal(err)
+			}
+			if _, units, _ := sink.seen(); len(units) != links {
+				t.Errorf("%d units, want %d", len(units), links)
+			}
+			if n := r.status.Reconnects.Load(); n != links-1 {
+				t.Errorf("%d attempts after the first, want %d", n, links-1)
+			}
+			if took := time.Since(began); took > 5*time.Second { // with pauses it would be a minute
+				t.Errorf("it took %v", took)
+			}
+			for i, got := range src.asked() {
+				if want := fmt.Sprintf("%s %d", testID, 101+i*len(one)); got != want {
+					t.Errorf("PSYNC %d was %q, want %q", i, got, want)
+				}
+			}
+		})
+	}
+}
+
+// A source that cannot be reached is asked ever less often, and the end of the run does not wait for the pause.
+func TestRunBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var times []time.Time
+		status := &Status{}
+		status.Observe = func(s State, _ string) {
+			if s == Waiting {
+				times = append(times, time.Now())
+			}
+		}
+		const lasts = 10 * time.Minute
+		ctx, cancel := context.WithTimeout(t.Context(), lasts)
+		defer cancel()
+		began := time.Now()
+		err := Run(ctx, RunConfig{Source: Endpoint{Network: "unix", Addr: "/nonexistent/redis.sock"}, Status: status, Log: zerolog.Nop()}, newSink(t))
+		if err != nil || time.Since(began) != lasts {
+			t.Errorf("Run returned %v after %v, want nil after %v", err, time.Since(began), lasts)
+		}
+		if n := len(times); n < 40 || n > 150 || int64(n) != status.Reconnects.Load() {
+			t.Fatalf("%d attempts, %d counted as further ones", n, status.Reconnects.Load())
+		}
+		for i := 1; i < len(times); i++ {
+			pause := times[i].Sub(times[i-1])
+			if pause > 15*time.Second || i == 1 && pause > 200*time.Millisecond || i > 30 && pause < 4*time.Second {
+				t.Errorf("pause %d is %v", i, pause)
+			}
+		}
+	})
+}
+
+// An attempt that comes to nothing is not repeated at once: least of all a full resync, for which the source forks (T18).
+func TestRunDoesNotHammer(t *testing.T) {
+	tests := []struct {
+		name string
+		at   Position
+		play func(p *redistest.Peer)
+		hurt func(*sinkDouble)
+	}{
+		{"the link breaks before anything comes", Position{ReplID: testID, Offset: 100}, func(p *redistest.Peer) { p.Send("+CONTINUE\r\n") }, func(*sinkDouble) {}},
+		{"the target takes nothing", Position{ReplID: testID, Offset: 100}, func(p *redistest.Peer) {
+			p.Send("+CONTINUE\r\n" + resp("INCR", "n"))
+			p.Hang()
+		}, func(s *sinkDouble) { s.onCommit = func(context.Context, int64) error { return errBoom } }},
+		{"the snapshot breaks off", Position{}, func(p *redistest.Peer) {
+			p.Send("+FULLRESYNC " + testID + " 100\r\n$1000\r\nhalf")
+		}, func(s *sinkDouble) { s.onLoad = readRDB(1000) }},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			src := newSource(t, 1000, func(p *redistest.Peer, _ int, _, _ string) { test.play(p) })
+			sink := newSink(t)
+			sink.at = test.at
+			test.hurt(sink)
+			r := startRun(t, src.endpoint(), sink)
+			time.Sleep(time.Second)
+			if err := r.stop(); err != nil {
+				t.Error(err)
+			}
+			if n := len(src.asked()); n < 2 || n > 8 { // after 0.1 s, 0.15 s, 0.22 s…, each by a half more or less
+				t.Errorf("%d PSYNCs in a second", n)
+			}
+		})
+	}
+}
