@@ -124,7 +124,7 @@ func (c *resetCmd) removeKeys(ctx context.Context, w io.Writer, target replica.E
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(w, "target %s: removed %s and %s (%s); all other keys stay\n", target, checkpoint.Key(c.Name), checkpoint.OwnerKey(c.Name), what)
+	_, err = fmt.Fprintf(w, "target %s: removed %[2]s and %[2]s:* (%[3]s); all other keys stay\n", target, checkpoint.Key(c.Name), what)
 	return err
 }
 
