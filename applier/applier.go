@@ -155,6 +155,9 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 	if rec.Phase == checkpoint.PhaseCompleted {
 		return replica.Resume{}, replica.ErrCompleted
 	}
+	if err := a.Home.Know(src.Addr, a.Target.String()); err != nil {
+		return replica.Resume{}, err
+	}
 	a.stored = rec.Checked
 	rec.Rejected, rec.Diverged = max(rec.Rejected, a.rec.Rejected), max(rec.Diverged, a.rec.Diverged)
 	if err := a.admit(&rec); err != nil {
@@ -168,10 +171,14 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 			a.onFull = Flush
 			return replica.Resume{}, nil
 		}
-		return a.allow(a.OnFullResync, &replica.Stop{
+		choice := a.OnNotEmpty // what was allowed for the first try holds until one has succeeded
+		if choice == Refuse {
+			choice = a.OnFullResync
+		}
+		return a.allow(choice, &replica.Stop{
 			Kind:   replica.Decide,
 			Reason: "the last snapshot into this target broke off, and the target held other keys before it",
-			Hint:   "--on-full-resync=merge loads it again over what is there, =flush empties the target first",
+			Hint:   "--on-target-not-empty=merge loads it again over what is there, =flush empties the target first",
 		}), nil
 	}
 	a.setCheckpointed()
@@ -190,14 +197,14 @@ func (a *Applier) admit(rec *checkpoint.Record) error {
 	if a.dirty {
 		a.Log.Warn().Str("ranges", rec.Unchecked).Msg("replies to some writes were lost; they are in the target, but whether all of them succeeded was not seen")
 	}
-	if a.KeepGoing {
+	if a.KeepGoing || rec.Phase == checkpoint.PhaseSnapshot { // a snapshot in part is loaded anew, whatever was missing from it
 		return nil
 	}
 	if rec.Diverged > 0 {
 		return &replica.Stop{
 			Kind:   replica.Refused,
 			Reason: fmt.Sprintf("%d transactions were committed without their guard's consent: the target may differ from the source", rec.Diverged),
-			Hint:   "compare both sides; then --on-error=continue goes on, --on-full-resync=flush after `redferry reset` starts again",
+			Hint:   "compare both sides; then go on with --on-error=continue, or load the target again: `redferry reset`, then run with --on-target-not-empty=flush",
 		}
 	}
 	if rec.Rejected > 0 {
@@ -212,19 +219,29 @@ func (a *Applier) admit(rec *checkpoint.Record) error {
 
 // firstStart decides about a target that has no checkpoint of ours.
 func (a *Applier) firstStart(ctx context.Context) (replica.Resume, error) {
-	n, where, err := a.foreign(ctx)
-	if err != nil {
-		return replica.Resume{}, err
-	}
-	if n == 0 {
+	err := a.mustBeEmpty(ctx)
+	switch stop := replica.AsStop(err); {
+	case err == nil:
 		a.onFull = asIs
 		return replica.Resume{}, nil
+	case stop == nil || stop.Kind != replica.Decide:
+		return replica.Resume{}, err
+	default:
+		return a.allow(a.OnNotEmpty, stop), nil
 	}
-	return a.allow(a.OnNotEmpty, &replica.Stop{
+}
+
+// mustBeEmpty returns a Stop of kind Decide when the target holds anything that is not this migration's own.
+func (a *Applier) mustBeEmpty(ctx context.Context) error {
+	n, where, err := a.foreign(ctx)
+	if err != nil || n == 0 {
+		return err
+	}
+	return &replica.Stop{
 		Kind:   replica.Decide,
 		Reason: fmt.Sprintf("the target %s is not empty (%s)", a.Target, where),
 		Hint:   "--on-target-not-empty=flush empties it, =merge loads over what is there",
-	}), nil
+	}
 }
 
 // allow turns the operator's choice into a Resume: a refusal to end with, or leave for a full resync.
@@ -246,6 +263,12 @@ var errLost = errors.New("the target's checkpoint is not where it was left")
 // ReadCheckpoint reads the checkpoint of a migration from a target; ok is false when there is none.
 func ReadCheckpoint(ctx context.Context, c rueidis.CoreClient, name string) (rec checkpoint.Record, ok bool, err error) {
 	fields, err := c.Do(ctx, c.B().Hgetall().Key(checkpoint.Key(name)).Build()).AsStrMap()
+	if re, is := rueidis.IsRedisErr(err); is && !passing(re) {
+		return rec, false, &replica.Stop{
+			Kind: replica.Config, Reason: "cannot read the target's checkpoint " + checkpoint.Key(name), Err: re,
+			Hint: "give the user the right to run HGETALL on the keys " + checkpoint.Prefix + "*; a key of that name that is no hash is not redferry's: choose another --name",
+		}
+	}
 	if err != nil {
 		return rec, false, fmt.Errorf("read the checkpoint: %w", err)
 	}

@@ -25,7 +25,8 @@ type command struct {
 	db     int
 	needs  [2]int // databases that it needs beside db
 	effect effect
-	skip   bool // refused for good, and left out
+	unfit  error // why it cannot be sent to any target
+	skip   bool  // refused for good, and left out
 }
 
 // unit is one unit of a batch.

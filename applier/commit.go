@@ -21,6 +21,7 @@ const (
 	transactionBytes    = 256 << 10
 	linger              = time.Millisecond // how long a busy stream may gather a batch
 	carefulFor          = 10 * time.Second // how long after a refusal transactions go one by one
+	lastWords           = 10 * time.Second // how long a run that ends may take to say what must not be forgotten
 )
 
 // Apply implements [replica.Sink].
@@ -28,13 +29,13 @@ func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 	return a.queue.put(ctx, func(b *batch) error {
 		for _, cmd := range u.Cmds {
 			t, drop, err := a.translate(cmd)
-			if err != nil {
-				return &replica.Stop{Kind: replica.Refused, Reason: fmt.Sprintf("cannot apply a command in the unit that ends at offset %d", u.End.Offset), Err: err}
-			}
-			if drop {
+			if drop && err == nil {
 				continue
 			}
-			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs})
+			if err != nil {
+				t = translated{args: cmd.Args}
+			}
+			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, unfit: err})
 		}
 		b.close(u)
 		return nil
@@ -54,10 +55,8 @@ func (a *Applier) Commit(ctx context.Context) error {
 			}
 		}
 		b := a.queue.take(ctx, idle.C)
-		select {
-		case <-a.owner.gone:
-			return a.owner.why()
-		default:
+		if err := a.owner.why(); err != nil {
+			return err
 		}
 		if b == nil {
 			// Nothing came: store that the replies to all before it were read, too.
@@ -126,6 +125,15 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 	return nil
 }
 
+// lasting is a context for what must not be cancelled half-way: a cancelled write may be half sent, and its reply belongs to nobody. When ctx has
+// ended already, it still gives some seconds.
+func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil {
+		return context.WithoutCancel(ctx), func() {}
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+}
+
 // after is the first unit behind an offset; ok is false when the offset is not at a unit's end or start.
 func (b *batch) after(offset int64) (next int, ok bool) {
 	if offset == b.units[0].start {
@@ -166,7 +174,9 @@ func (a *Applier) await(ctx context.Context, err error, pause *backoff.Exponenti
 
 // reopen connects anew and reads the checkpoint: whatever was in doubt is what it says.
 func (a *Applier) reopen(ctx context.Context) error {
-	conn, err := a.dial(ctx)
+	ctx, cancel := lasting(ctx) // a run that ends still writes what it has taken
+	defer cancel()
+	conn, err := a.dial(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -208,30 +218,39 @@ func (a *Applier) send(ctx context.Context, b *batch, from int) (committed int, 
 		return 0, err
 	}
 	p, whole := a.pack(b, from, to)
-	// Never cancelled: a cancelled write may be half sent, and its reply belongs to nobody.
-	results := a.conn.DoMulti(context.WithoutCancel(ctx), p.cmds...)
+	lctx, cancel := lasting(ctx)
+	results := a.conn.DoMulti(lctx, p.cmds...)
+	cancel()
+	stored := a.rec.Checked
 	var failed []failure
+	var open *verdict // of a transaction that took effect although the fence should have kept it out
 	for i := range p.txns {
 		t := &p.txns[i]
 		v := t.judge(results)
-		if v.unguarded {
-			return committed, a.diverge(ctx, v)
-		}
-		if !v.committed {
+		switch {
+		case v.unguarded, v.committed && err != nil: // nothing may commit behind what did not
+			open = &v
+		case err != nil:
+		case !v.committed:
 			err = a.refused(b, v)
+		default:
+			a.settle(b, from+committed, t)
+			committed = t.last - from
+			failed = append(failed, v.failed...)
+		}
+		if open != nil {
 			break
 		}
-		a.settle(b, from+committed, t)
-		committed = t.last - from
-		failed = append(failed, v.failed...)
 	}
-	if committed > 0 && whole {
-		a.dirty = false
+	if committed > 0 {
+		a.stored, a.dirty = stored, a.dirty && !whole
 	}
-	if len(failed) > 0 {
-		if stop := a.rejectFailed(ctx, b, failed); stop != nil {
-			return committed, stop
-		}
+	stop := a.rejectFailed(ctx, b, failed)
+	switch {
+	case open != nil:
+		return committed, a.diverge(ctx, *open)
+	case stop != nil:
+		return committed, stop
 	}
 	return committed, err
 }
@@ -253,7 +272,7 @@ func (a *Applier) cut(b *batch, from int) int {
 // pack makes transactions of units. The first one writes the whole record where the target does not have all of it.
 func (a *Applier) pack(b *batch, from, to int) (p *pipeline, whole bool) {
 	p = &pipeline{b: a.conn.B()}
-	key, ownerKey := checkpoint.Key(a.Name), checkpoint.OwnerKey(a.Name)
+	key := checkpoint.Key(a.Name)
 	rec, first := a.rec, a.dirty
 	for from < to {
 		end := min(a.cut(b, from), to)
@@ -269,10 +288,10 @@ func (a *Applier) pack(b *batch, from, to int) (p *pipeline, whole bool) {
 			p.queue(c.db, b.build(p.b, i), i)
 			switch c.effect {
 			case swaps:
-				p.queue(c.needs[0]+c.needs[1], p.b.Unlink().Key(key, ownerKey).Build(), -1)
+				p.queue(c.needs[0]+c.needs[1], p.b.Unlink().Key(checkpoint.Keys(a.Name)...).Build(), refOwn)
 				fallthrough
 			case flushes:
-				p.hset(ownerKey, a.owner.fields())
+				a.restoreOwner(p)
 				all = true
 			}
 		}
@@ -292,10 +311,15 @@ func (a *Applier) pack(b *batch, from, to int) (p *pipeline, whole bool) {
 	return p, whole
 }
 
+// restoreOwner writes what a command of the same transaction has removed or moved, but for the checkpoint.
+func (a *Applier) restoreOwner(p *pipeline) {
+	p.hset(checkpoint.OwnerKey(a.Name), a.owner.fields())
+	p.queue(0, p.b.Set().Key(checkpoint.FenceKey(a.Name)).Value(a.owner.fenceValue()).Build(), refOwn)
+}
+
 // settle takes a committed transaction into the record. It began with unit from.
 func (a *Applier) settle(b *batch, from int, t *transaction) {
 	u := b.units[t.last-1]
-	a.stored = a.rec.Checked
 	a.rec.ReplID, a.rec.Offset, a.rec.DB, a.rec.Checked = u.end.ReplID, u.end.Offset, u.end.DB, u.end.Offset
 	first, _ := b.commands(from)
 	a.Status.Commands.Add(int64(u.cmds - first))
@@ -320,6 +344,9 @@ func (a *Applier) fits(ctx context.Context, b *batch, from, to int) error {
 		}
 		longest := 0
 		b.arguments(i, func(arg []byte) { longest = max(longest, len(arg)) })
+		if c.unfit != nil {
+			return a.refuseCommands(b, []failure{{i, c.unfit}})
+		}
 		if int64(longest) > a.target.maxBulk {
 			return a.refuseCommands(b, []failure{{i, fmt.Errorf("an argument of %d bytes; the target's proto-max-bulk-len is %d", longest, a.target.maxBulk)}})
 		}
@@ -349,8 +376,8 @@ func (a *Applier) refuseCommands(b *batch, failed []failure) error {
 		f := failed[0]
 		return &replica.Stop{
 			Kind: replica.Refused, Err: f.err,
-			Reason: fmt.Sprintf("the target refuses %s, in the unit that ends at offset %d", b.describe(f.ref), b.units[b.unitOf(f.ref)].end.Offset),
-			Hint:   "nothing of that unit, or after it, was applied: mend the target and run the same command again, or leave the write out with --on-error=continue",
+			Reason: fmt.Sprintf("the target cannot take %s, in the unit that ends at offset %d", b.describe(f.ref), b.units[b.unitOf(f.ref)].end.Offset),
+			Hint:   "nothing of that unit, or after it, was applied: mend the cause and run the same command again, or leave the write out with --on-error=continue",
 		}
 	}
 	for _, f := range failed {
@@ -364,6 +391,9 @@ func (a *Applier) refuseCommands(b *batch, failed []failure) error {
 
 // rejectFailed keeps commands that failed in a transaction that committed: each of them is a divergence.
 func (a *Applier) rejectFailed(ctx context.Context, b *batch, failed []failure) error {
+	if len(failed) == 0 {
+		return nil
+	}
 	for _, f := range failed {
 		if err := a.reject(b, f); err != nil {
 			return err
@@ -410,15 +440,20 @@ func (a *Applier) diverge(ctx context.Context, v verdict) error {
 	return a.keepCounts(ctx, &replica.Stop{
 		Kind: replica.Refused, Err: v.err,
 		Reason: "a transaction took effect although its guard had not agreed: the target may differ from the source",
-		Hint:   "compare both sides; then --on-error=continue goes on, or --on-full-resync=flush loads the target again",
+		Hint:   "compare both sides; then go on with --on-error=continue, or load the target again: `redferry reset`, then run with --on-target-not-empty=flush",
 	})
 }
 
 // keepCounts stores the counts of the record at once, since no later transaction will, and returns stop. It is fenced by the epoch alone. A target
-// that refuses it is asked again until ctx ends.
+// that refuses it is asked again until ctx ends, and for some seconds when it has ended already.
 func (a *Applier) keepCounts(ctx context.Context, stop *replica.Stop) error {
 	s := session{a: a}
 	defer s.close()
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = lasting(ctx)
+		defer cancel()
+	}
 	_, err := s.run(ctx, func(p *pipeline) {
 		p.hset(checkpoint.Key(a.Name), []string{
 			checkpoint.FieldRejected, strconv.FormatInt(a.rec.Rejected, 10), checkpoint.FieldDiverged, strconv.FormatInt(a.rec.Diverged, 10),

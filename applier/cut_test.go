@@ -211,7 +211,7 @@ func (b *bench) run(observe func(replica.State)) (full int64, err error) {
 		return 0, fmt.Errorf("migrate: %w", err)
 	}
 	results, err := b.dst.Pipeline([]string{"HGETALL", checkpoint.Key("test")}, []string{"PEXPIRETIME", "ttl"},
-		[]string{"EXISTS", checkpoint.Key("test"), checkpoint.OwnerKey("test")}, []string{"EVAL", dropOurs, "0"}, []string{"DEBUG", "DIGEST"})
+		append([]string{"EXISTS"}, checkpoint.Keys("test")...), []string{"EVAL", dropOurs, "0"}, []string{"DEBUG", "DIGEST"})
 	if err != nil {
 		return 0, err
 	}

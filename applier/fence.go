@@ -17,11 +17,25 @@ redis.call('HINCRBY', KEYS[1], 'fenced', 1)
 if there == 0 then redis.call('DEL', KEYS[1]) end
 return 0`
 
-// ownerGuard guards a transaction of the snapshot, and of anything else without an order, by the owner key. KEYS: owner. ARGV: epoch.
-const ownerGuard = `
+// fenceGuard guards a transaction of the snapshot, and of anything else without an order, by the fence key. KEYS: fence. ARGV: its value, which is
+// epoch:generation. Replies 1 when it is that; else it touches the key and replies 0.
+const fenceGuard = `
 redis.call('PERSIST', KEYS[1])
-if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then return 1 end
-local there = redis.call('EXISTS', KEYS[1])
-redis.call('HINCRBY', KEYS[1], 'fenced', 1)
-if there == 0 then redis.call('DEL', KEYS[1]) end
+local f = redis.call('GET', KEYS[1])
+if f == ARGV[1] then return 1 end
+redis.call('SET', KEYS[1], f or '')
+if not f then redis.call('DEL', KEYS[1]) end
 return 0`
+
+// admitScript lets a connection in: it replies the owner's epoch and the fence's value. Where asked, or where the fence is missing, it begins a
+// new generation first: what a lost connection still carries is of an older one, and comes too late. Generations are the target's time in
+// µs, so that they grow even when the key was lost. KEYS: owner, fence. ARGV: epoch, 1 for a new generation.
+const admitScript = `
+local e = redis.call('HGET', KEYS[1], 'epoch')
+local f = redis.call('GET', KEYS[2])
+if e == ARGV[1] and (ARGV[2] == '1' or not f) then
+  local t = redis.call('TIME')
+  f = e .. ':' .. string.format('%.0f', t[1] * 1000000 + t[2])
+  redis.call('SET', KEYS[2], f)
+end
+return {e or '', f or ''}`

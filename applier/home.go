@@ -124,7 +124,10 @@ func (h *Home) Know(source, target string) error {
 	}
 	text := fmt.Sprintf("%s to %s, begun %s\n", source, target, time.Now().UTC().Format(time.RFC3339))
 	if err := os.WriteFile(h.notePath(), []byte(text), 0o600); err != nil {
-		return fmt.Errorf("note the migration: %w", err)
+		return &replica.Stop{
+			Kind: replica.Failed, Reason: "cannot note the migration in the state directory", Err: err,
+			Hint: "make room, or give another --dir",
+		}
 	}
 	return nil
 }

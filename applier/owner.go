@@ -23,15 +23,15 @@ const renewEvery = time.Second
 
 // owner is this process's claim to the migration: the epoch under which it writes, and the lease that shows others that it lives.
 type owner struct {
-	key   string
 	name  string
 	epoch int64
 	text  string // who we are, for people
 	place string // which lock file is ours, for processes
 
 	mu    sync.Mutex
-	lease int64 // when it runs out, in ms by the target's clock, as last written
-	lost  error // why the claim is void, once it is
+	lease int64  // when it runs out, in ms by the target's clock, as last written
+	fence string // the fence key's value, as last seen
+	lost  error  // why the claim is void, once it is
 
 	gone chan struct{} // closed when the claim is void
 	stop context.CancelFunc
@@ -41,7 +41,7 @@ type owner struct {
 // claimScript takes the migration for a new epoch, unless somebody else holds a lease. The epoch grows with the target's clock, so that it
 // is higher than any before even when the owner key was lost in between.
 //
-// KEYS: owner, checkpoint. ARGV: text, place, lease in ms, 1 to take over an owner that lives.
+// KEYS: owner, checkpoint, fence. ARGV: text, place, lease in ms, 1 to take over an owner that lives.
 var claimScript = `
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -55,24 +55,30 @@ local epoch = math.max(now, (tonumber(o[3] or '0') or 0) + 1, before + 1)
 local e, l = string.format('%.0f', epoch), string.format('%.0f', now + ARGV[3])
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'place', ARGV[2], 'epoch', e, 'lease', l)
 redis.call('PERSIST', KEYS[1])
+redis.call('SET', KEYS[3], e .. ':0')
 if redis.call('HEXISTS', KEYS[2], 'format') == 1 then redis.call('HSET', KEYS[2], 'epoch', e) end
 return {1, e, l, o[4] or ''}`
 
 // renewScript prolongs the lease of an epoch that still stands. Replies: the new end of the lease, 0 when there is no owner, or minus the
 // epoch of another one. A lease of 0 gives it back; nothing is left of an owner that never wrote a checkpoint.
-// KEYS: owner, checkpoint. ARGV: epoch, lease in ms.
+// KEYS: owner, checkpoint, fence. ARGV: epoch, lease in ms.
 var renewScript = `
 local e = redis.call('HGET', KEYS[1], 'epoch')
 if not e then return '0' end
 if e ~= ARGV[1] then return '-' .. e end
 if ARGV[2] == '0' and redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('DEL', KEYS[1])
+  redis.call('DEL', KEYS[1], KEYS[3])
   return '1'
 end
 local t = redis.call('TIME')
 local l = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2])
 redis.call('HSET', KEYS[1], 'lease', l)
 return l`
+
+// scriptKeys are the KEYS of the scripts about owners.
+func scriptKeys(name string) []string {
+	return []string{checkpoint.OwnerKey(name), checkpoint.Key(name), checkpoint.FenceKey(name)}
+}
 
 // claim makes this process the owner, or makes sure that it still is.
 func (a *Applier) claim(ctx context.Context) error {
@@ -86,7 +92,7 @@ func (a *Applier) claim(ctx context.Context) error {
 		a.owner = nil
 	}
 	o := &owner{
-		key: checkpoint.OwnerKey(a.Name), name: a.Name, text: a.Home.Owner(), place: a.Home.Place(),
+		name: a.Name, text: a.Home.Owner(), place: a.Home.Place(),
 		gone: make(chan struct{}), done: make(chan struct{}),
 	}
 	if err := o.take(ctx, a); err != nil {
@@ -94,7 +100,7 @@ func (a *Applier) claim(ctx context.Context) error {
 	}
 	a.owner = o
 	a.endOthers(ctx)
-	o.hold(a.Target, a.Timeout)
+	o.hold(a.Target)
 	return nil
 }
 
@@ -102,7 +108,7 @@ func (a *Applier) claim(ctx context.Context) error {
 func (o *owner) take(ctx context.Context, a *Applier) error {
 	seen := ""
 	for {
-		reply, err := a.client.Do(ctx, a.client.B().Eval().Script(claimScript).Numkeys(2).Key(o.key, checkpoint.Key(a.Name)).
+		reply, err := a.client.Do(ctx, a.client.B().Eval().Script(claimScript).Numkeys(3).Key(scriptKeys(a.Name)...).
 			Arg(o.text, o.place, strconv.FormatInt(leaseTime.Milliseconds(), 10), flag(a.Takeover)).Build()).ToArray()
 		if err != nil {
 			return fmt.Errorf("claim the migration: %w", replica.AuthStop("target", a.Target, err))
@@ -146,7 +152,7 @@ func (a *Applier) endOthers(ctx context.Context) {
 		a.Log.Debug().Err(err).Msg("cannot look for connections of an earlier owner")
 		return
 	}
-	mine, ours := a.owner.clientName(), clientName(a.Name)+":"
+	ours := clientName(a.Name) + ":"
 	for line := range strings.Lines(list) {
 		var id, name string
 		for _, field := range strings.Fields(line) {
@@ -156,7 +162,8 @@ func (a *Applier) endOthers(ctx context.Context) {
 				name = v
 			}
 		}
-		if !strings.HasPrefix(name, ours) || name == mine {
+		epoch, ok := strings.CutPrefix(name, ours)
+		if !ok || parseInt(epoch) >= a.owner.epoch {
 			continue
 		}
 		if err := a.client.Do(ctx, a.client.B().ClientKill().Id(parseInt(id)).Build()).Error(); err != nil {
@@ -166,12 +173,12 @@ func (a *Applier) endOthers(ctx context.Context) {
 }
 
 // hold starts the renewing of the lease, on a connection of its own, so that a long write does not cost it.
-func (o *owner) hold(e replica.Endpoint, timeout time.Duration) {
+func (o *owner) hold(e replica.Endpoint) {
 	ctx, cancel := context.WithCancel(context.Background())
 	o.stop = cancel
 	option := e.ClientOption()
 	option.ClientName = o.clientName()
-	option.ConnWriteTimeout = timeout
+	option.ConnWriteTimeout = leaseTime / 3 // a connection that died must not cost the lease
 	go func() {
 		defer close(o.done)
 		var client rueidis.Client
@@ -205,7 +212,7 @@ func (o *owner) hold(e replica.Endpoint, timeout time.Duration) {
 
 // renew prolongs the lease. A Stop means that another process has the migration; errLost that the target does not know our claim.
 func (o *owner) renew(ctx context.Context, c rueidis.Client, lease time.Duration) error {
-	text, err := c.Do(ctx, c.B().Eval().Script(renewScript).Numkeys(2).Key(o.key, checkpoint.Key(o.name)).
+	text, err := c.Do(ctx, c.B().Eval().Script(renewScript).Numkeys(3).Key(scriptKeys(o.name)...).
 		Arg(strconv.FormatInt(o.epoch, 10), strconv.FormatInt(lease.Milliseconds(), 10)).Build()).ToString()
 	if err != nil {
 		return fmt.Errorf("renew the lease: %w", err)
@@ -250,6 +257,19 @@ func (o *owner) why() error {
 func (o *owner) release() {
 	o.stop()
 	<-o.done
+}
+
+// seen keeps the fence's value; fenceValue gives it back.
+func (o *owner) seen(fence string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fence = fence
+}
+
+func (o *owner) fenceValue() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.fence
 }
 
 // fields are the owner key's, for writing it again after a command of the stream has removed or moved it.

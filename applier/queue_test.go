@@ -139,25 +139,27 @@ func TestQueueTakeAfterTheEnd(t *testing.T) {
 	}
 }
 
-// A unit that does not translate leaves nothing behind that Commit would write.
-func TestQueueRefusedUnit(t *testing.T) {
+// A command that fits no target goes with its unit, whole and in its place, and says why it cannot be sent: what came before it is written first.
+func TestQueueUnfitCommand(t *testing.T) {
 	a := New(Config{})
-	bad := replica.Unit{Cmds: []replica.Command{{Args: words("INCR n")}, {Args: words("SWAPDB 0")}}, End: replica.Position{Offset: 77}}
-	err := a.Apply(t.Context(), &bad)
-	if stop := replica.AsStop(err); stop == nil || stop.Kind != replica.Refused {
-		t.Errorf("Apply returned %v, want a Stop of kind Refused", err)
-	}
-	done, cancel := context.WithCancel(t.Context())
-	cancel()
-	if b := a.queue.take(done, nil); b != nil {
-		t.Errorf("the queue has %+v", b)
-	}
-	a.queue.reset()
 	if err := a.Apply(t.Context(), unitOf(1, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if b := a.queue.take(done, nil); len(b.cmds) != 1 {
-		t.Errorf("after a new start the queue has %d commands, want 1", len(b.cmds))
+	bad := replica.Unit{Cmds: []replica.Command{{Args: words("INCR n")}, {Args: words("SWAPDB 0"), DB: 4}}, Start: 1, End: replica.Position{Offset: 77}}
+	if err := a.Apply(t.Context(), &bad); err != nil {
+		t.Fatal(err)
+	}
+	b := a.queue.take(t.Context(), nil)
+	if len(b.units) != 2 || len(b.cmds) != 3 {
+		t.Fatalf("the queue has %d units of %d commands, want 2 of 3", len(b.units), len(b.cmds))
+	}
+	for i, c := range b.cmds {
+		if unfit := c.unfit != nil; unfit != (i == 2) {
+			t.Errorf("%s: unfit: %v", b.describe(i), c.unfit)
+		}
+	}
+	if got, want := b.describe(2), `"SWAPDB" "0"`; got != want || b.cmds[2].db != 4 {
+		t.Errorf("it is kept as %s in database %d, want %s in 4", got, b.cmds[2].db, want)
 	}
 }
 

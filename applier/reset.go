@@ -88,13 +88,13 @@ func findTraces(ctx context.Context, c rueidis.Client, e replica.Endpoint, name 
 }
 
 // removeScript removes a migration's keys, unless an owner lives: one whose lease has not run out, and whose place is not the caller's, who
-// holds its lock. KEYS: owner, checkpoint. ARGV: the caller's place, 1 to remove whoever lives. Replies: 1 and how many keys there were, or 0.
+// holds its lock. KEYS: owner, checkpoint, fence. ARGV: the caller's place, 1 to remove whoever lives. Replies: 1 and how many keys there were, or 0.
 const removeScript = `
 local t = redis.call('TIME')
 local o = redis.call('HMGET', KEYS[1], 'place', 'lease')
 local left = (tonumber(o[2] or '0') or 0) - (t[1] * 1000 + math.floor(t[2] / 1000))
 if o[1] and o[1] ~= ARGV[1] and left > 0 and ARGV[2] ~= '1' then return {0, 0} end
-return {1, redis.call('DEL', KEYS[1], KEYS[2])}`
+return {1, redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])}`
 
 // Remove removes what a target holds of a migration beside its data, and returns what was there. place is [Home.Place] of the caller's lock,
 // or empty when it holds none. An owner that lives makes the error a Stop of kind Fenced; with takeover its claim is taken from it first, so
@@ -114,7 +114,7 @@ func Remove(ctx context.Context, e replica.Endpoint, name, place string, takeove
 			return before, err
 		}
 	}
-	reply, err := client.Do(ctx, client.B().Eval().Script(removeScript).Numkeys(2).Key(checkpoint.OwnerKey(name), checkpoint.Key(name)).
+	reply, err := client.Do(ctx, client.B().Eval().Script(removeScript).Numkeys(3).Key(scriptKeys(name)...).
 		Arg(place, flag(takeover)).Build()).AsIntSlice()
 	if err != nil {
 		return before, fmt.Errorf("remove the migration's keys from %s: %w", e, replica.AuthStop("target", e, err))
@@ -134,7 +134,7 @@ func (t *Traces) left() time.Duration { return t.Owner.Lease.Sub(t.Now).Round(10
 // evict claims the migration with a lease that is over at once, and gives the owner before it the time to notice: it looks once a second.
 // Without this it would find its keys gone, and begin anew where it may.
 func evict(ctx context.Context, c rueidis.Client, name string) error {
-	reply, err := c.Do(ctx, c.B().Eval().Script(claimScript).Numkeys(2).Key(checkpoint.OwnerKey(name), checkpoint.Key(name)).
+	reply, err := c.Do(ctx, c.B().Eval().Script(claimScript).Numkeys(3).Key(scriptKeys(name)...).
 		Arg("a reset", "", strconv.Itoa(0), flag(true)).Build()).ToArray()
 	if err != nil {
 		return fmt.Errorf("take the migration from its owner: %w", err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -13,11 +12,12 @@ import (
 	"redferry/replica"
 )
 
-// session writes transactions that may be repeated: the snapshot's, and the changes of phase. They are fenced by the owner key. A session
+// session writes transactions that may be repeated: the snapshot's, and the changes of phase. They are fenced by the fence key. A session
 // belongs to one goroutine; its zero value but for a is ready for use.
 type session struct {
-	a    *Applier
-	conn *conn
+	a     *Applier
+	conn  *conn
+	doubt bool // what an earlier connection carried may still arrive
 }
 
 func (s *session) close() {
@@ -48,7 +48,7 @@ func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, err
 			return verdict{}, fmt.Errorf("%w (%w)", ctx.Err(), err)
 		}
 		wait := time.Duration(0)
-		if !errors.Is(err, errStale) { // else the lease was renewed just then, or the next dial tells who else writes
+		if !errors.Is(err, errStale) { // else another of our connections began a generation, or the next dial tells who else writes
 			wait = pause.NextBackOff()
 			s.a.Status.Wait("target " + s.a.Target.String() + ": " + err.Error())
 		}
@@ -64,20 +64,21 @@ func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, err
 
 func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, error) {
 	if s.conn == nil {
-		conn, err := s.a.dial(ctx)
+		conn, err := s.a.dial(ctx, s.doubt)
 		if err != nil {
 			return verdict{}, err
 		}
-		s.conn = conn
+		s.conn, s.doubt = conn, false
 	}
 	p := &pipeline{b: s.conn.B()}
-	p.begin(checkpoint.OwnerKey(s.a.Name), ownerGuard, strconv.FormatInt(s.a.owner.epoch, 10))
+	p.begin(checkpoint.FenceKey(s.a.Name), fenceGuard, s.conn.fence)
 	fill(p)
 	p.end(0)
 	v := p.txns[0].judge(s.conn.DoMulti(context.WithoutCancel(ctx), p.cmds...))
 	if v.committed || len(v.failed) > 0 {
 		return v, nil
 	}
+	s.doubt = errors.Is(v.err, errBroken)
 	s.close()
 	switch {
 	case v.unguarded:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,18 +42,26 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 		ReplID: snap.At.ReplID, Offset: snap.At.Offset, Checked: snap.At.Offset,
 		SnapshotSize: snap.Size, Time: time.Now().UnixMilli(), Source: a.rec.Source,
 	}
-	s := session{a: a}
+	a.Status.SnapshotKeys.Store(0)
+	a.Status.SnapshotTotal.Store(0)
+	a.Status.SnapshotRead.Store(0)
+	if a.onFull == asIs { // the source has taken its time: whatever came into the target meanwhile is not ours to flush later
+		if err := a.mustBeEmpty(ctx); err != nil {
+			return err
+		}
+	}
+	s := session{a: a, doubt: true}
 	defer s.close()
 	v, err := s.run(ctx, func(p *pipeline) {
 		key := checkpoint.Key(a.Name)
 		if a.onFull == Flush {
-			p.queue(0, p.b.Arbitrary("FLUSHALL", "ASYNC").Build(), -1)
+			p.queue(0, p.b.Arbitrary("FLUSHALL", "ASYNC").Build(), refOwn)
 			if a.target.scripts {
-				p.queue(0, p.b.Arbitrary("FUNCTION", "FLUSH", "ASYNC").Build(), -1)
+				p.queue(0, p.b.Arbitrary("FUNCTION", "FLUSH", "ASYNC").Build(), refOwn)
 			}
-			p.hset(checkpoint.OwnerKey(a.Name), a.owner.fields())
+			a.restoreOwner(p)
 		}
-		p.queue(0, p.b.Unlink().Key(key).Build(), -1) // fields of an older record must not stay
+		p.queue(0, p.b.Unlink().Key(key).Build(), refOwn) // fields of an older record must not stay
 		p.hset(key, a.rec.Fields())
 	})
 	if err != nil {
@@ -70,7 +79,7 @@ func (a *Applier) complete(ctx context.Context, at replica.Position) error {
 	a.rec.Phase, a.rec.DB = checkpoint.PhaseStream, at.DB
 	a.rec.SnapshotRead = a.Status.SnapshotRead.Load()
 	a.rec.Time = time.Now().UnixMilli()
-	s := session{a: a}
+	s := session{a: a, doubt: true}
 	defer s.close()
 	v, err := s.run(ctx, func(p *pipeline) { p.hset(checkpoint.Key(a.Name), a.rec.Fields()) })
 	if err != nil {
@@ -85,41 +94,46 @@ func (a *Applier) complete(ctx context.Context, at replica.Position) error {
 }
 
 // load gets the RDB into the target, and stores meanwhile how far it is.
-func (a *Applier) load(ctx context.Context, snap replica.Snapshot) (at replica.Position, err error) {
+func (a *Applier) load(ctx context.Context, snap replica.Snapshot) (replica.Position, error) {
 	l := newLoader(a)
+	at := snap.At
 	g, ctx := errgroup.WithContext(ctx)
 	pctx, stop := context.WithCancel(ctx)
 	g.Go(func() error {
 		defer stop()
-		at, err = l.run(ctx, snap)
-		return err
+		return l.run(ctx, snap, &at)
 	})
 	g.Go(func() error { return l.keepProgress(pctx) })
-	return at, g.Wait()
+	err := g.Wait()
+	return at, err
 }
 
-// run reads the RDB and has its keys written by several pipelines at once. Between keys there is no order to keep.
-func (l *loader) run(ctx context.Context, snap replica.Snapshot) (replica.Position, error) {
-	defer context.AfterFunc(ctx, snap.Interrupt)()
-	g, ctx := errgroup.WithContext(ctx)
+// run reads the RDB and has its keys written by several pipelines at once. Between keys there is no order to keep. The first failure ends
+// them all, and it is the one returned: not what the others say of being interrupted.
+func (l *loader) run(ctx context.Context, snap replica.Snapshot, at *replica.Position) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	defer context.AfterFunc(ctx, snap.Interrupt)() // the scanner may wait for bytes that nobody will take
+	var g sync.WaitGroup
 	for range l.a.Pipelines {
-		g.Go(func() error {
-			err := l.write(ctx)
-			if err != nil {
-				snap.Interrupt() // the scanner may wait for bytes that nobody will take
+		g.Go(func() {
+			if err := l.write(ctx); err != nil {
+				fail(err)
 			}
-			return err
 		})
 	}
-	at := snap.At
-	g.Go(func() error {
+	g.Go(func() {
 		defer close(l.full)
-		if err := l.scan(ctx, rdbstream.NewReader(snap.RDB), &at); err != nil {
-			return err
+		err := l.scan(ctx, rdbstream.NewReader(snap.RDB), at)
+		if err == nil {
+			err = snap.End()
 		}
-		return snap.End()
+		if err != nil {
+			fail(err)
+		}
 	})
-	return at, g.Wait()
+	g.Wait()
+	return context.Cause(ctx)
 }
 
 // scan turns the RDB into batches.

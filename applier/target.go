@@ -43,6 +43,9 @@ func (a *Applier) connect(ctx context.Context) error {
 	o.ReadBufferEachConn = 64 << 10
 	client, err := rueidis.NewClient(o)
 	if err != nil {
+		if client != nil {
+			client.Close()
+		}
 		return fmt.Errorf("connect to the target %s: %w", a.Target, replica.AuthStop("target", a.Target, err))
 	}
 	a.client = client
@@ -137,13 +140,17 @@ func (a *Applier) probe(ctx context.Context, db int) error {
 	c, release := a.client.Dedicate() // SELECT is state of its connection
 	defer release()
 	results := c.DoMulti(ctx, c.B().Select().Index(int64(db)).Build(), c.B().Select().Index(0).Build())
-	if re, ok := rueidis.IsRedisErr(results[0].Error()); ok && !passing(re) {
+	err := replica.AuthStop("target", a.Target, results[0].Error())
+	if replica.AsStop(err) != nil {
+		return err
+	}
+	if re, ok := rueidis.IsRedisErr(err); ok && !passing(re) {
 		return &replica.Stop{
 			Kind: replica.Decide, Reason: fmt.Sprintf("the source uses database %d, and the target refuses it", db), Err: re,
 			Hint: "raise `databases` in the target's configuration, and run the same command again",
 		}
 	}
-	if err := errors.Join(results[0].Error(), results[1].Error()); err != nil {
+	if err = errors.Join(err, results[1].Error()); err != nil {
 		return fmt.Errorf("probe database %d of the target: %w", db, err)
 	}
 	a.target.databases[db] = true
@@ -156,7 +163,7 @@ func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error
 	if err != nil {
 		return 0, "", fmt.Errorf("ask the target what it holds: %w", err)
 	}
-	own, err := a.client.Do(ctx, a.client.B().Exists().Key(checkpoint.Key(a.Name), checkpoint.OwnerKey(a.Name)).Build()).AsInt64()
+	own, err := a.client.Do(ctx, a.client.B().Exists().Key(checkpoint.Keys(a.Name)...).Build()).AsInt64()
 	if err != nil {
 		return 0, "", fmt.Errorf("ask the target what it holds: %w", err)
 	}
@@ -181,7 +188,7 @@ func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error
 	if a.target.scripts {
 		libraries, err := a.client.Do(ctx, a.client.B().Arbitrary("FUNCTION", "LIST").Build()).ToArray()
 		if err != nil {
-			return 0, "", fmt.Errorf("ask the target for its functions: %w", err)
+			return 0, "", fmt.Errorf("ask the target for its functions: %w", replica.AuthStop("target", a.Target, err))
 		}
 		if len(libraries) > 0 {
 			n += int64(len(libraries))
@@ -196,6 +203,7 @@ func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error
 type conn struct {
 	rueidis.DedicatedClient
 	release func()
+	fence   string // the fence key's value when it was opened
 }
 
 func (c *conn) close() {
@@ -203,50 +211,62 @@ func (c *conn) close() {
 	c.release()
 }
 
-// dial opens a connection and makes sure that this process may still write: its epoch stands, and transactions are permitted.
-func (a *Applier) dial(ctx context.Context) (*conn, error) {
+// dial opens a connection and makes sure that this process may still write: its epoch stands, and transactions are permitted. After doubt about
+// what an earlier connection carried it begins a new generation of the fence.
+func (a *Applier) dial(ctx context.Context, doubt bool) (*conn, error) {
+	// With a deadline rueidis writes and reads on this goroutine, from the first command on; one that could only be cancelled would make it
+	// start goroutines for the connection.
+	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
+	defer cancel()
 	dedicated, release := a.client.Dedicate()
 	c := &conn{DedicatedClient: dedicated, release: release}
 	b := c.B()
 	results := c.DoMulti(ctx,
 		b.ClientSetname().ConnectionName(a.owner.clientName()).Build(),
 		b.Info().Section("replication").Build(),
-		b.Watch().Key(checkpoint.Key(a.Name)).Build(), // not the owner key: its lease is renewed all the time
+		b.Watch().Key(checkpoint.Key(a.Name)).Build(),
 		b.Multi().Build(),
-		b.Hget().Key(checkpoint.OwnerKey(a.Name)).Field("epoch").Build(),
+		b.Eval().Script(admitScript).Numkeys(2).Key(checkpoint.OwnerKey(a.Name), checkpoint.FenceKey(a.Name)).
+			Arg(strconv.FormatInt(a.owner.epoch, 10), flag(doubt)).Build(),
 		b.Exec().Build(),
 	)
-	if err := a.admitted(results); err != nil {
+	fence, err := a.admitted(results)
+	if err != nil {
 		c.close()
 		return nil, err
 	}
+	c.fence = fence
+	a.owner.seen(fence)
 	return c, nil
 }
 
-func (a *Applier) admitted(results []rueidis.RedisResult) error {
+// admitted reads dial's replies; fence is the fence key's value.
+func (a *Applier) admitted(results []rueidis.RedisResult) (fence string, err error) {
 	for _, r := range results[1:] {
 		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
-			return fmt.Errorf("open a connection to the target: %w", replica.AuthStop("target", a.Target, err))
+			return "", fmt.Errorf("open a connection to the target: %w", replica.AuthStop("target", a.Target, err))
 		}
 	}
 	text, _ := results[1].ToString()
 	if info := replica.ParseInfo(text); info["role"] != "master" {
-		return fmt.Errorf("the target %s is a replica of %s:%s now and takes no writes", a.Target, info["master_host"], info["master_port"])
+		return "", fmt.Errorf("the target %s is a replica of %s:%s now and takes no writes", a.Target, info["master_host"], info["master_port"])
 	}
 	replies, err := results[5].ToArray()
+	if rueidis.IsRedisNil(err) {
+		return "", errors.New("the checkpoint changed just now")
+	}
 	if err != nil || len(replies) != 1 {
-		return fmt.Errorf("the target answered a transaction of one command with %d replies: %w", len(replies), err)
+		return "", fmt.Errorf("the target answered a transaction of one command with %d replies: %w", len(replies), err)
 	}
-	epoch, err := replies[0].AsInt64()
-	switch {
-	case rueidis.IsRedisNil(err):
-		return errLost
-	case err != nil:
-		return fmt.Errorf("read the owner's epoch: %w", err)
+	pair, err := replies[0].AsStrSlice()
+	if err != nil || len(pair) != 2 {
+		return "", fmt.Errorf("read the owner's epoch: %d values: %w", len(pair), replica.AuthStop("target", a.Target, err))
+	}
+	switch epoch := parseInt(pair[0]); {
 	case epoch > a.owner.epoch:
-		return a.owner.fenced()
+		return "", a.owner.fenced()
 	case epoch < a.owner.epoch:
-		return errLost
+		return "", errLost
 	}
-	return nil
+	return pair[1], nil
 }

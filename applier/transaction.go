@@ -23,9 +23,15 @@ type pipeline struct {
 // transaction is the place of one fenced transaction's parts in its pipeline.
 type transaction struct {
 	watch, guard, multi, exec int
-	refs                      []int // for each queued command: what it stands for with its sender, or -1 for one of redferry's own
+	refs                      []int // for each queued command: its sender's mark, which is 0 or more, or one of those below
 	last                      int   // the sender's mark for how far this transaction reaches
 }
+
+// The marks of commands that are redferry's own.
+const (
+	refOwn    = -1 // writes one of its keys, or prepares the target
+	refSelect = -2 // only chooses the database
+)
 
 // begin opens a transaction under a guard.
 func (p *pipeline) begin(key, guard string, argv ...string) {
@@ -40,12 +46,12 @@ func (p *pipeline) begin(key, guard string, argv ...string) {
 	p.txns, p.db = append(p.txns, t), 0
 }
 
-// queue puts a command into the open transaction. ref is its sender's mark, -1 for one of redferry's own.
+// queue puts a command into the open transaction. ref is its sender's mark, or refOwn.
 func (p *pipeline) queue(db int, c rueidis.Completed, ref int) {
 	t := &p.txns[len(p.txns)-1]
 	if db != p.db {
 		p.cmds = append(p.cmds, p.b.Select().Index(int64(db)).Build())
-		t.refs = append(t.refs, -1)
+		t.refs = append(t.refs, refSelect)
 		p.db = db
 	}
 	p.cmds = append(p.cmds, c)
@@ -54,7 +60,7 @@ func (p *pipeline) queue(db int, c rueidis.Completed, ref int) {
 
 // hset queues an HSET of one of redferry's own keys.
 func (p *pipeline) hset(key string, fields []string) {
-	p.queue(0, p.b.Arbitrary("HSET", key).Args(fields...).Build(), -1)
+	p.queue(0, p.b.Arbitrary("HSET", key).Args(fields...).Build(), refOwn)
 }
 
 // end closes the open transaction.
@@ -127,8 +133,8 @@ func (t *transaction) judge(results []rueidis.RedisResult) verdict {
 
 // judgeBare is for a MULTI that was refused: the commands behind it were on their own. They should have met the same refusal.
 func (t *transaction) judgeBare(results []rueidis.RedisResult, err error) verdict {
-	for _, r := range results[t.multi+1 : t.exec] {
-		if r.Error() == nil {
+	for i, ref := range t.refs { // a SELECT that went through has done nothing
+		if ref != refSelect && results[t.multi+1+i].Error() == nil {
 			return verdict{committed: false, unguarded: true, err: err}
 		}
 	}
@@ -177,6 +183,6 @@ func passing(err error) bool {
 func (a *Applier) ownStop(err error) error {
 	return &replica.Stop{
 		Kind: replica.Config, Reason: fmt.Sprintf("the target %s refuses what redferry needs", a.Target), Err: err,
-		Hint: "let the user run SELECT, WATCH, MULTI, EXEC, EVAL, HSET, HMGET, HINCRBY, PERSIST and TIME, with the keys " + checkpoint.Prefix + "*",
+		Hint: "give the user the rights that docs/operations.md lists, also for the keys " + checkpoint.Prefix + "*",
 	}
 }

@@ -31,7 +31,7 @@ func (e *Error) Error() string {
 			fmt.Fprintf(&b, ", type %d %s", e.Code, typeInfo(e.Version.Valkey, byte(e.Code)).name)
 		}
 		if e.Key != nil {
-			fmt.Fprintf(&b, ", key %q", e.Key)
+			fmt.Fprintf(&b, ", key %.60q", e.Key)
 		}
 		b.WriteByte(')')
 	}

@@ -128,6 +128,7 @@ func (e Endpoint) ClientOption() rueidis.ClientOption {
 		Username:              e.Username,
 		Password:              e.Password,
 		ClientName:            "redferry",
+		ClientSetInfo:         rueidis.DisableClientSetInfo,
 		ForceSingleClient:     true,
 		AlwaysRESP2:           true,
 		DisableCache:          true,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -122,6 +123,18 @@ func (l *Link) Close() error {
 func (l *Link) Interrupt() {
 	l.in.interrupted.Store(true)
 	_ = l.conn.SetReadDeadline(time.Unix(1, 0)) // fails only when the connection is closed, which unblocks as well
+}
+
+// Leave ends the link in such a way that the source hears the last Ack: a connection that is closed with bytes unread is reset, and what was sent
+// before may be lost with it. It takes a second at most; Close is still to be called.
+func (l *Link) Leave() {
+	half, ok := l.conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	if l.conn.SetReadDeadline(time.Now().Add(time.Second)) == nil {
+		_, _ = io.Copy(io.Discard, l.conn)
+	}
 }
 
 // command writes one command in RESP.

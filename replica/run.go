@@ -47,6 +47,13 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 		case errors.Is(err, ErrCompleted), AsStop(err) != nil:
 			return err
 		}
+		var garbage *ProtocolError
+		if errors.As(err, &garbage) {
+			return &Stop{
+				Kind: Failed, Reason: fmt.Sprintf("the source %s does not speak the replication protocol here", c.Source), Err: err,
+				Hint: "nothing of it was applied; see what is between redferry and the source, and run the same command again",
+			}
+		}
 		// An attempt that brought the target forward is repeated at once: the backlog ages meanwhile. Others are given time, above all those
 		// that cost the source a fork and came to nothing.
 		wait := time.Duration(0)
@@ -87,6 +94,12 @@ func (r *run) attempt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if src.blind && r.StopAt.CaughtUp {
+		return &Stop{
+			Kind: Config, Reason: fmt.Sprintf("the source %s does not permit INFO, so that nobody can tell when the target is caught up", r.Source),
+			Hint: "ACL SETUSER <user> +info on the source, or --stop-at with an offset",
+		}
+	}
 	si, err := src.describe(ctx, r.Source, info)
 	if err != nil {
 		return err
@@ -109,6 +122,9 @@ func (r *run) attempt(ctx context.Context) error {
 		return err
 	}
 	defer link.Close()
+	if from.IsZero() {
+		r.Status.Set(Loading, "asking the source for its RDB")
+	}
 	reply, err := link.Sync(ctx, from)
 	if err != nil {
 		return err
@@ -172,14 +188,13 @@ func (r *run) refuse(resume Resume, from Position, why string) error {
 // snapshot hands the RDB of a full resync to the sink and keeps the source's patience meanwhile.
 func (r *run) snapshot(ctx context.Context, link *Link, at Position) (Position, error) {
 	r.Status.FullResyncs.Add(1)
-	r.Status.Set(Loading, "waiting for the source's RDB")
 	transfer, err := link.Transfer(ctx)
 	if err != nil {
 		return Position{}, err
 	}
 	r.Status.Go()
 	r.Status.SnapshotSize.Store(transfer.Size)
-	r.Status.Set(Loading, "full resync at "+at.String())
+	r.Status.Set(Loading, fmt.Sprintf("full resync at offset %d of %s", at.Offset, at.ReplID))
 
 	unblock := context.AfterFunc(ctx, func() { link.Close() })
 	defer unblock()
@@ -208,19 +223,29 @@ func (r *run) snapshot(ctx context.Context, link *Link, at Position) (Position, 
 // stream follows the replication stream from at until something ends it. news says that at carries a replication ID that the checkpoint does not have yet.
 func (r *run) stream(ctx context.Context, src *source, link *Link, at Position, news bool) error {
 	r.Status.Received.Store(at.Offset)
-	r.Status.Set(CatchingUp, "from offset "+at.String())
+	r.Status.Set(CatchingUp, fmt.Sprintf("from offset %d of %s, in database %d", at.Offset, at.ReplID, at.DB))
 	asked := make(chan int64, 1) // the newest offset that a GETACK wants to hear
 	g, gctx := newGroup(ctx)
 	reading, done := context.WithCancel(context.WithoutCancel(gctx)) // Commit outlives the last Apply: what was read is written
-	g.Go(func() error { return r.sink.Commit(reading) })
+	var committed error
+	g.Go(func() error {
+		committed = r.sink.Commit(reading)
+		return committed
+	})
 	g.Go(func() error {
 		defer done()
 		return r.read(gctx, link, at, news, asked)
 	})
 	g.Go(func() error { return r.acknowledge(gctx, link, asked) })
-	g.Go(func() error { return r.watch(gctx, src) })
+	g.Go(func() error { return r.watch(gctx, src, at.ReplID) })
 	err := g.Wait()
-	_ = r.ack(link) // the last word to the source, if it can still hear it: what the drained target holds
+	if AsStop(committed) != nil && AsStop(err) == nil {
+		err = committed // found while it drained, after another had ended the group
+	}
+	_ = r.ack(link) // what the drained target holds, if the source can still hear it
+	if ctx.Err() != nil || errors.Is(err, errStopAt) {
+		link.Leave()
+	}
 	return err
 }
 
@@ -233,6 +258,9 @@ func (r *run) read(ctx context.Context, link *Link, at Position, news bool, aske
 		if err := r.sink.Apply(ctx, &u); err != nil {
 			return err
 		}
+	}
+	if r.StopAt.Offset > 0 && at.Offset >= r.StopAt.Offset {
+		return r.reach(ctx, at.Offset)
 	}
 	stream := NewStream(link.Reader(), at)
 	for {
@@ -313,16 +341,24 @@ func (r *run) ack(link *Link) error {
 
 // watch follows the source's own offset: it is the one that tells in sync from catching up.
 //
-// In sync means that what the source had at one look is in the target by the next: less than one interval of lag.
-func (r *run) watch(ctx context.Context, src *source) error {
+// In sync means that what the source had at one look is in the target by the next: less than one interval of lag. Of a source that does not
+// permit INFO nothing can be said.
+func (r *run) watch(ctx context.Context, src *source, replID string) error {
+	if src.blind {
+		<-ctx.Done()
+		return nil
+	}
 	const often, seldom = 100 * time.Millisecond, time.Second
-	seen := int64(-1) // the source's offset at the last look
+	defer context.AfterFunc(ctx, src.close)() // a source that is frozen must not hold up the end
+	seen := int64(-1)                         // the source's offset at the last look
+	late := 0                                 // looks in a row by which that was not reached
 	for {
 		interval := often
 		have, _ := r.sink.Checkpointed()
 		switch state, _, _ := r.Status.Now(); {
 		case seen < 0:
 		case have >= seen:
+			late = 0
 			if state == CatchingUp {
 				r.Status.Set(InSync, fmt.Sprintf("the target has all up to offset %d", seen))
 			}
@@ -331,14 +367,16 @@ func (r *run) watch(ctx context.Context, src *source) error {
 			}
 			interval = seldom
 		case state == InSync:
-			r.Status.Set(CatchingUp, fmt.Sprintf("%d bytes behind the source", seen-have))
+			if late++; late > 20 { // one slow second is not a change of state
+				r.Status.Set(CatchingUp, fmt.Sprintf("%d bytes behind the source", seen-have))
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(interval):
 		}
-		offset, err := r.look(ctx, src)
+		offset, err := src.offset(ctx, replID)
 		if err != nil {
 			// The link has its own judgement of whether the source lives; without INFO there is only no news of the lag.
 			r.Log.Debug().Err(err).Msg("no news of the source's offset")
@@ -347,12 +385,4 @@ func (r *run) watch(ctx context.Context, src *source) error {
 		seen = offset
 		r.Status.SourceOffset.Store(seen)
 	}
-}
-
-// look asks for the source's offset now; of a source that does not permit INFO, what it has sent is all that is known.
-func (r *run) look(ctx context.Context, src *source) (int64, error) {
-	if src.blind {
-		return r.Status.Received.Load(), nil
-	}
-	return src.offset(ctx)
 }

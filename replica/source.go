@@ -19,7 +19,9 @@ type source struct {
 }
 
 func dialSource(e Endpoint) (*source, error) {
-	c, err := rueidis.NewClient(e.ClientOption())
+	option := e.ClientOption()
+	option.ClientName = "" // a name would need one more permission
+	c, err := rueidis.NewClient(option)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the source %s: %w", e, AuthStop("source", e, err))
 	}
@@ -38,8 +40,8 @@ func AuthStop(end string, e Endpoint, err error) error {
 	for _, prefix := range []string{"WRONGPASS", "NOAUTH", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH", "NOPERM", "DENIED"} {
 		if strings.HasPrefix(text, prefix) {
 			return &Stop{
-				Kind: Config, Reason: fmt.Sprintf("the %s %s refused the connection", end, e), Err: err,
-				Hint: "give the right user and password in --" + end + ": redis://user:password@host:port",
+				Kind: Config, Reason: fmt.Sprintf("the %s %s refuses this user", end, e), Err: err,
+				Hint: "give a user and password in --" + end + " (redis://user:password@host:port) that has the rights which docs/operations.md lists",
 			}
 		}
 	}
@@ -59,13 +61,17 @@ func (s *source) info(ctx context.Context) (map[string]string, error) {
 	return ParseInfo(text), nil
 }
 
-// offset is the source's master_repl_offset now.
-func (s *source) offset(ctx context.Context) (int64, error) {
+// offset is the source's master_repl_offset now, in the history replID: after a failover the same address may be another server's.
+func (s *source) offset(ctx context.Context, replID string) (int64, error) {
 	text, err := s.client.Do(ctx, s.client.B().Info().Section("replication").Build()).ToString()
 	if err != nil {
 		return 0, fmt.Errorf("ask the source for its offset: %w", err)
 	}
-	n, err := strconv.ParseInt(ParseInfo(text)["master_repl_offset"], 10, 64)
+	info := ParseInfo(text)
+	if id := info["master_replid"]; id != replID {
+		return 0, fmt.Errorf("the source's history is %s now, and the link follows %s", id, replID)
+	}
+	n, err := strconv.ParseInt(info["master_repl_offset"], 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("read the source's master_repl_offset: %w", err)
 	}

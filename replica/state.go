@@ -16,8 +16,6 @@ const (
 	CatchingUp State = "catching_up"
 	InSync     State = "in_sync"
 	Waiting    State = "waiting"
-	Completed  State = "completed"
-	Broken     State = "failed"
 )
 
 // Status is the state of a run with its reason, and the run's counters. The run and its sink write it, anybody may read it at any time;

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"redferry/replica"
 )
@@ -66,16 +67,26 @@ func (r *Record) Position() replica.Position {
 	return replica.Position{ReplID: r.ReplID, Offset: r.Offset, DB: r.DB}
 }
 
+// maxRanges bounds Unchecked: beyond it the oldest ranges are taken together, with what lies between them.
+const maxRanges = 64
+
 // NoteLostReplies keeps in Unchecked what lies between Checked and Offset, and sets Checked to Offset.
 func (r *Record) NoteLostReplies() (lost bool) {
 	if r.Checked >= r.Offset {
 		return false
 	}
-	if r.Unchecked != "" {
-		r.Unchecked += ","
+	from, ranges := itoa(r.Checked), strings.FieldsFunc(r.Unchecked, func(c rune) bool { return c == ',' })
+	if n := len(ranges); n > 0 && strings.HasSuffix(ranges[n-1], "-"+from) {
+		from, _, _ = strings.Cut(ranges[n-1], "-")
+		ranges = ranges[:n-1]
 	}
-	r.Unchecked += fmt.Sprintf("%d-%d", r.Checked, r.Offset)
-	r.Checked = r.Offset
+	ranges = append(ranges, from+"-"+itoa(r.Offset))
+	if len(ranges) > maxRanges {
+		first, _, _ := strings.Cut(ranges[0], "-")
+		_, last, _ := strings.Cut(ranges[1], "-")
+		ranges = append([]string{first + "-" + last}, ranges[2:]...)
+	}
+	r.Unchecked, r.Checked = strings.Join(ranges, ","), r.Offset
 	return true
 }
 
@@ -84,6 +95,12 @@ func Key(name string) string { return Prefix + name }
 
 // OwnerKey is the key of the owner's record: who writes, its epoch and its lease.
 func OwnerKey(name string) string { return Prefix + name + ":owner" }
+
+// FenceKey is the key that the snapshot's transactions watch: epoch and generation. It is not the owner's, whose lease changes all the time.
+func FenceKey(name string) string { return Prefix + name + ":fence" }
+
+// Keys are all keys of a migration.
+func Keys(name string) []string { return []string{Key(name), OwnerKey(name), FenceKey(name)} }
 
 // Reserved tells a key that is redferry's own.
 func Reserved(key []byte) bool { return bytes.HasPrefix(key, []byte(Prefix)) }

@@ -79,6 +79,17 @@ func TestNoteLostReplies(t *testing.T) {
 	if !r.NoteLostReplies() || r.Unchecked != "1-2,40-50" || r.Checked != 50 {
 		t.Errorf("got %q, checked %d", r.Unchecked, r.Checked)
 	}
+	r.Offset = 60 // right behind the last one
+	if !r.NoteLostReplies() || r.Unchecked != "1-2,40-60" {
+		t.Errorf("got %q, want ranges that touch to be one", r.Unchecked)
+	}
+	for range 1000 {
+		r.Checked, r.Offset = r.Offset+5, r.Offset+10
+		r.NoteLostReplies()
+	}
+	if n := strings.Count(r.Unchecked, "-"); n != 64 || !strings.HasPrefix(r.Unchecked, "1-") || !strings.HasSuffix(r.Unchecked, "-"+itoa(r.Offset)) {
+		t.Errorf("got %d ranges, %q", n, r.Unchecked)
+	}
 }
 
 func TestCheckName(t *testing.T) {
