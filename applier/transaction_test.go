@@ -140,7 +140,7 @@ func TestJudge(t *testing.T) {
 		{
 			"a SELECT failed: what follows fell into another database",
 			func(e *exchange) { e.exec = executed("+OK", "-ERR DB index is out of range", ":1", "+OK", ":0") },
-			verdictText{Committed: true, Unguarded: true, Failed: []string{"-1: DB index is out of range"}},
+			verdictText{Committed: true, Unguarded: true, Failed: []string{"-2: DB index is out of range"}},
 			nil,
 		},
 
