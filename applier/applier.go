@@ -53,10 +53,11 @@ type Applier struct {
 	rec    checkpoint.Record // as it stands in the target, so far as this process knows
 	onFull Choice            // how Snapshot prepares the target; set by Resume
 	stored int64             // the checked offset that the target has
-	dirty  bool              // rec has more that the target does not have yet
-	conn   *conn             // of the stream
-	queue  *queue
-	keys   map[string]replica.KeySpec // of the source's commands
+	// changes counts what happened to rec beside its progress, and written how much of that the target has.
+	changes, written int64
+	conn             *conn // of the stream
+	queue            *queue
+	keys             map[string]replica.KeySpec // of the source's commands
 	// careful: after a refusal only one transaction at a time is underway, until then.
 	careful time.Time
 
@@ -193,8 +194,8 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 
 // admit looks at what an earlier run left in the record: refused writes and a fence that did not hold are the operator's to judge.
 func (a *Applier) admit(rec *checkpoint.Record) error {
-	a.dirty = rec.NoteLostReplies()
-	if a.dirty {
+	if rec.NoteLostReplies() {
+		a.changes++
 		a.Log.Warn().Str("ranges", rec.Unchecked).Msg("replies to some writes were lost; they are in the target, but whether all of them succeeded was not seen")
 	}
 	if a.KeepGoing || rec.Phase == checkpoint.PhaseSnapshot { // a snapshot in part is loaded anew, whatever was missing from it

@@ -126,23 +126,28 @@ func (b *batch) describe(i int) string {
 // what came in meanwhile when the stream is slow, and as large as the limit when it is fast.
 type queue struct {
 	filled chan struct{} // has something to take
+	full   chan struct{} // has a full batch to take
 	taken  chan struct{} // has space again
 
 	mu    sync.Mutex
 	cur   *batch
-	spare *batch
-	limit int // bytes in one batch, from which on Apply waits
+	spare []*batch // empty ones, to use again
+	limit int      // bytes in one batch, from which on Apply waits
+	most  int      // that limit may be, on this line
 }
 
+// The size of a batch. Small ones stay in the processors' caches, on both sides; a long line needs as much under way as it holds.
 const (
-	minBatch = 64 << 10
-	maxBatch = 4 << 20
+	minBatch   = 64 << 10
+	localBatch = 256 << 10
+	maxBatch   = 8 << 20
+	lineRate   = 64 << 20 // bytes a second that each of the two batches under way should fill of a long line
 )
 
 func newQueue() *queue {
 	return &queue{
-		filled: make(chan struct{}, 1), taken: make(chan struct{}, 1),
-		cur: &batch{}, spare: &batch{}, limit: maxBatch,
+		filled: make(chan struct{}, 1), full: make(chan struct{}, 1), taken: make(chan struct{}, 1),
+		cur: &batch{}, limit: localBatch, most: localBatch,
 	}
 }
 
@@ -159,8 +164,12 @@ func (q *queue) put(ctx context.Context, f func(b *batch) error) error {
 		q.mu.Lock()
 		if q.cur.size() < q.limit {
 			err := f(q.cur)
+			full := q.cur.size() >= q.limit
 			q.mu.Unlock()
 			wake(q.filled)
+			if full {
+				wake(q.full)
+			}
 			return err
 		}
 		q.mu.Unlock()
@@ -188,6 +197,23 @@ func (q *queue) take(ctx context.Context, idle <-chan time.Time) *batch {
 	}
 }
 
+// takeFull waits for a full batch, and at most until done is closed: then it returns nil.
+func (q *queue) takeFull(done <-chan struct{}) *batch {
+	for {
+		q.mu.Lock()
+		full := q.cur.size() >= q.limit
+		q.mu.Unlock()
+		if full {
+			return q.swap()
+		}
+		select {
+		case <-q.full:
+		case <-done:
+			return nil
+		}
+	}
+}
+
 // swap takes what there is, on whatever occasion, and tells put of the room: a put that waits is not woken a second time.
 func (q *queue) swap() *batch {
 	q.mu.Lock()
@@ -196,17 +222,23 @@ func (q *queue) swap() *batch {
 		return nil
 	}
 	b := q.cur
-	q.cur, q.spare = q.spare, nil
+	if n := len(q.spare); n > 0 {
+		q.cur, q.spare = q.spare[n-1], q.spare[:n-1]
+	} else {
+		q.cur = &batch{}
+	}
 	wake(q.taken)
 	return b
 }
 
-// give returns a batch that was written.
+// give returns a batch that was written. Three are in use at most: one that fills, and two under way.
 func (q *queue) give(b *batch) {
 	b.reset()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.spare = b
+	if len(q.spare) < 2 {
+		q.spare = append(q.spare, b)
+	}
 }
 
 // few tells that the batch that fills has less than n commands.
@@ -216,7 +248,15 @@ func (q *queue) few(n int) bool {
 	return len(q.cur.cmds) < n
 }
 
-// adapt sizes batches to the line: one should take about a second at most, so that a slow line is not mistaken for a dead one.
+// fit sizes batches to the line: what a round trip takes, the batches under way should fill.
+func (q *queue) fit(roundTrip time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.most = min(maxBatch, localBatch+int(roundTrip.Seconds()*lineRate))
+	q.limit = q.most
+}
+
+// adapt makes batches smaller on a slow line: one should take about a second at most, so that the line is not mistaken for a dead one.
 func (q *queue) adapt(took time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -224,7 +264,7 @@ func (q *queue) adapt(took time.Duration) {
 	case took > 2*time.Second:
 		q.limit = max(minBatch, q.limit/2)
 	case took < time.Second/2:
-		q.limit = min(maxBatch, q.limit*2)
+		q.limit = min(q.most, q.limit*2)
 	}
 }
 

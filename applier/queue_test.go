@@ -215,13 +215,55 @@ func TestQueueAdapt(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			q := newQueue()
-			q.limit = test.limit
+			q.limit, q.most = test.limit, maxBatch
 			q.adapt(test.took)
 			if q.limit != test.want {
 				t.Errorf("limit %d, want %d", q.limit, test.want)
 			}
 		})
 	}
+}
+
+// Two batches under way fill a line of 1 Gbit/s, however long it is, up to a bound.
+func TestQueueFit(t *testing.T) {
+	for roundTrip, want := range map[time.Duration]int{0: localBatch, 20 * time.Millisecond: localBatch + lineRate/50, time.Second: maxBatch} {
+		q := newQueue()
+		q.fit(roundTrip)
+		if q.limit != want {
+			t.Errorf("%v: limit %d, want %d", roundTrip, q.limit, want)
+		}
+	}
+}
+
+// A full batch is taken while another is under way; without one the wait ends with that flight.
+func TestQueueTakeFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		landed := make(chan struct{})
+		got := make(chan *batch)
+		go func() { got <- q.takeFull(landed) }()
+		if err := putUnit(t.Context(), q, unitOf(1, localBatch/2)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		select {
+		case <-got:
+			t.Fatal("took a batch that was not full")
+		default:
+		}
+		if err := putUnit(t.Context(), q, unitOf(2, localBatch/2)); err != nil {
+			t.Fatal(err)
+		}
+		if b := <-got; b == nil || len(b.units) != 2 {
+			t.Errorf("got %v, want both units", b)
+		}
+		go func() { got <- q.takeFull(landed) }()
+		synctest.Wait()
+		close(landed)
+		if b := <-got; b != nil {
+			t.Errorf("got %v of an empty queue", b)
+		}
+	})
 }
 
 func TestQueueFew(t *testing.T) {

@@ -88,7 +88,7 @@ func (a *Applier) complete(ctx context.Context, at replica.Position) error {
 	if v.unguarded || len(v.failed) > 0 {
 		return a.diverge(ctx, v)
 	}
-	a.stored, a.dirty = a.rec.Checked, false
+	a.stored, a.written = a.rec.Checked, a.changes
 	a.setCheckpointed()
 	return nil
 }

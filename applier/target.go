@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -204,6 +205,8 @@ type conn struct {
 	rueidis.DedicatedClient
 	release func()
 	fence   string // the fence key's value when it was opened
+
+	roundTrip time.Duration // that its opening took
 }
 
 func (c *conn) close() {
@@ -220,7 +223,7 @@ func (a *Applier) dial(ctx context.Context, doubt bool) (*conn, error) {
 	defer cancel()
 	dedicated, release := a.client.Dedicate()
 	c := &conn{DedicatedClient: dedicated, release: release}
-	b := c.B()
+	b, began := c.B(), time.Now()
 	results := c.DoMulti(ctx,
 		b.ClientSetname().ConnectionName(a.owner.clientName()).Build(),
 		b.Info().Section("replication").Build(),
@@ -235,7 +238,7 @@ func (a *Applier) dial(ctx context.Context, doubt bool) (*conn, error) {
 		c.close()
 		return nil, err
 	}
-	c.fence = fence
+	c.fence, c.roundTrip = fence, time.Since(began)
 	a.owner.seen(fence)
 	return c, nil
 }
