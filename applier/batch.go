@@ -254,6 +254,7 @@ func (q *queue) fit(roundTrip time.Duration) {
 	defer q.mu.Unlock()
 	q.most = min(maxBatch, localBatch+int(roundTrip.Seconds()*lineRate))
 	q.limit = q.most
+	wake(q.taken) // there may be more room now
 }
 
 // adapt makes batches smaller on a slow line: one should take about a second at most, so that the line is not mistaken for a dead one.

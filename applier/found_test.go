@@ -101,7 +101,7 @@ func newGateProxy(t *testing.T, target string, client func(p *gateProxy, id int,
 	return p
 }
 
-// B3: with a real target: NOREPLICAS from within transaction 1 to behind the guard of transaction 2.
+// A real target that answers NOREPLICAS from within transaction 1 to behind the guard of transaction 2.
 func TestCommitBehindARefusalIsRecorded(t *testing.T) {
 	t.Parallel()
 	src, dst, m := pair(t)
@@ -111,7 +111,6 @@ func TestCommitBehindARefusalIsRecorded(t *testing.T) {
 	p := newGateProxy(t, dst.Addr(), func(_ *gateProxy, _ int, c, s net.Conn) {
 		buf := make([]byte, 1<<20)
 		var held []byte
-		delayed := false
 		for {
 			n, err := c.Read(buf)
 			if err != nil {
@@ -124,19 +123,18 @@ func TestCommitBehindARefusalIsRecorded(t *testing.T) {
 			held = append(held, buf[:n]...)
 			// wait for a whole round trip with two transactions: two EXECs
 			exec := []byte("$4\r\nEXEC\r\n")
-			if !bytes.Contains(held, []byte("APPEND")) { // the lease, and other connections
-				s.Write(held)
-				held = nil
-				continue
-			}
-			if !delayed && bytes.HasSuffix(held, exec) {
-				delayed = true
-				time.Sleep(500 * time.Millisecond) // a large batch gathers meanwhile
+			if !bytes.Contains(held, []byte("APPEND")) { // the lease, other connections, and the opening of this one
+				time.Sleep(20 * time.Millisecond) // a long line, which takes several transactions to a round trip
 				s.Write(held)
 				held = nil
 				continue
 			}
 			if bytes.Count(held, exec) < 2 {
+				if bytes.HasSuffix(held, exec) {
+					time.Sleep(200 * time.Millisecond) // a large batch gathers meanwhile
+					s.Write(held)
+					held = nil
+				}
 				continue
 			}
 			fired.Store(true)
@@ -154,9 +152,9 @@ func TestCommitBehindARefusalIsRecorded(t *testing.T) {
 	r := m.start(t)
 	r.until(t, replica.InSync, "")
 	armed.Store(true)
-	// one unit of 600 commands and another: two transactions in one batch
+	// several transactions to a batch
 	var args [][]string
-	for i := range 3000 {
+	for i := range 30000 {
 		args = append(args, []string{"APPEND", "k" + fmt.Sprint(i), "x"})
 	}
 	pipeline(t, src, args)
@@ -169,7 +167,7 @@ func TestCommitBehindARefusalIsRecorded(t *testing.T) {
 		t.Fatal("the scenario did not happen")
 	}
 	missing := 0
-	for i := range 3000 {
+	for i := range 30000 {
 		if dst.DoString(t, "GET", "k"+fmt.Sprint(i)) != "x" {
 			missing++
 		}

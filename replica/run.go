@@ -109,7 +109,7 @@ func (r *run) attempt(ctx context.Context) error {
 		return err
 	}
 	r.begun, _ = r.sink.Checkpointed()
-	from, err := r.choose(src, info, resume)
+	from, err := r.choose(ctx, src, resume)
 	if err != nil {
 		return err
 	}
@@ -144,12 +144,16 @@ func (r *run) attempt(ctx context.Context) error {
 }
 
 // choose decides before PSYNC where to go on, so that a source is never made to fork for what the operator did not allow.
-func (r *run) choose(src *source, info map[string]string, resume Resume) (Position, error) {
+func (r *run) choose(ctx context.Context, src *source, resume Resume) (Position, error) {
 	why := "there is no position to go on from"
 	if !resume.From.IsZero() {
 		if src.blind {
 			r.Log.Warn().Msg("the source does not permit INFO: whether its backlog still has the checkpoint shows only at PSYNC")
 			return resume.From, nil
+		}
+		info, err := src.info(ctx) // anew: the checkpoint may be younger than what the source said before
+		if err != nil {
+			return Position{}, err
 		}
 		b, err := ParseBacklog(info)
 		if err != nil {
