@@ -6,7 +6,6 @@ FUZZTIME ?= 30s# of each fuzz target
 CRASHTIME ?= 60s# of each crash test
 RACE := $(shell command -v "$$(go env CC 2>/dev/null)" >/dev/null && echo -race)# it needs cgo
 LONG ?=# set to 1 for the long crash matrix
-export CRASHTIME LONG
 
 .PHONY: help build test race lint fuzz bench crash demo servers clean go
 
@@ -36,9 +35,9 @@ bench: build servers ## compare with native replication on this machine
 	go run ./internal/bench
 
 crash: go servers ## kill everything at random for CRASHTIME (60s); LONG=1 for the long matrix
-	go test -run Crash -count=1 -v -timeout 0 ./...
+	CRASHTIME=$(CRASHTIME) LONG=$(LONG) go test -run "Crash|Cut" -count=1 -v -timeout 0 ./...
 
-demo: build ## watch a migration: two local servers, live writes, a crash, a cutover
+demo: build ## watch a migration: two local servers, live writes, a crash
 	internal/need-redis.sh
 	go run ./internal/demo
 

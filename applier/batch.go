@@ -71,6 +71,12 @@ func (b *batch) commands(i int) (from, to int) {
 	return from, b.units[i].cmds
 }
 
+// span is the places in cmds of the commands of units [from, to).
+func (b *batch) span(from, to int) (first, last int) {
+	first, _ = b.commands(from)
+	return first, b.units[to-1].cmds
+}
+
 // arguments calls f for each argument of command i. Its memory is the batch's.
 func (b *batch) arguments(i int, f func(arg []byte)) {
 	n := 0

@@ -152,8 +152,7 @@ func (a *Applier) pack(f *flight) {
 
 // packCommands queues the commands of units, and after those that touch our own keys what these should be. lost tells that there was one.
 func (a *Applier) packCommands(p *pipeline, b *batch, from, end int) (lost bool) {
-	first, _ := b.commands(from)
-	_, last := b.commands(end - 1)
+	first, last := b.span(from, end)
 	for i := first; i < last; i++ {
 		c := &b.cmds[i]
 		if c.skip {

@@ -15,8 +15,7 @@ import (
 // fits makes sure, before anything is sent, of what the target could not refuse properly: a database that it does not have, and an
 // argument that is longer than it reads (it would close the connection on it, again and again).
 func (a *Applier) fits(ctx context.Context, b *batch, from, to int) error {
-	first, _ := b.commands(from)
-	_, last := b.commands(to - 1)
+	first, last := b.span(from, to)
 	for i := first; i < last; i++ {
 		c := &b.cmds[i]
 		if c.skip {
