@@ -3,6 +3,7 @@ package applier
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -129,9 +130,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 // insist gets a batch into the target, one round trip at a time, however long it takes: it returns when all is committed, or when the work
 // has to start from Resume. err is why an earlier try has failed.
 func (a *Applier) insist(ctx context.Context, b *batch, err error) error {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval = 50 * time.Millisecond
-	pause.MaxInterval = 5 * time.Second
+	pause := newPause()
 	for {
 		if err != nil && !errors.Is(err, errAgain) {
 			if a.conn != nil {
@@ -190,24 +189,31 @@ func (b *batch) after(offset int64) (next int, ok bool) {
 	return 0, false
 }
 
+// newPause is how long to wait between tries to reach a target that is away.
+func newPause() *backoff.ExponentialBackOff {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval = 50 * time.Millisecond
+	pause.MaxInterval = 5 * time.Second
+	return pause
+}
+
 // await waits before the next try. It returns an error when there is none: for what stays, and when ctx has ended.
 func (a *Applier) await(ctx context.Context, err error, pause *backoff.ExponentialBackOff) error {
 	if replica.AsStop(err) != nil || errors.Is(err, errLost) {
 		return err
 	}
 	if ctx.Err() != nil {
-		return ctx.Err() // what is not written will be asked for again
+		return fmt.Errorf("%w (%w)", ctx.Err(), err) // what is not written will be asked for again
 	}
-	wait := pause.NextBackOff()
-	if errors.Is(err, errStale) {
-		wait = 0 // the checkpoint will tell why
-	} else {
+	wait := time.Duration(0)
+	if !errors.Is(err, errStale) { // else the checkpoint, or the fence, tells at the next opening who wrote
+		wait = pause.NextBackOff()
 		a.Status.Wait("target " + a.Target.String() + ": " + err.Error())
 		a.Log.Debug().Err(err).Dur("wait", wait).Msg("the target did not take a transaction")
 	}
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("%w (%w)", ctx.Err(), err)
 	case <-a.owner.gone:
 		return a.owner.why()
 	case <-time.After(wait):

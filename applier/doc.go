@@ -6,8 +6,9 @@
 // of date, and then the EXEC does nothing. The checkpoint is written in the same EXEC as what it covers, so the target alone says how far it is.
 //
 // Goroutines: one renews the lease from the first Resume until Close; Snapshot runs one for each pipeline and ends them before it returns;
-// Commit and Apply run on their callers'. A connection to the target belongs to one goroutine at a time.
+// Commit and Apply run on their callers'; Commit starts one for each round trip under way, two at most, and waits for both. A connection to
+// the target belongs to one goroutine at a time, but for these two.
 //
-// Invariants: what Checkpointed says is in the target. No transaction commits unless the checkpoint (the owner key, in the snapshot phase)
+// Invariants: what Checkpointed says is in the target. No transaction commits unless the checkpoint (the fence key, in the snapshot phase)
 // is as this process last wrote it. After any doubt the checkpoint is read again; nothing is guessed.
 package applier

@@ -128,7 +128,7 @@ func (a *Applier) diverge(ctx context.Context, v verdict) error {
 	})
 }
 
-// keepCounts stores the counts of the record at once, since no later transaction will, and returns stop. It is fenced by the epoch alone. A target
+// keepCounts stores the counts of the record at once, since no later transaction will, and returns stop. It is fenced as the snapshot is, by the fence key. A target
 // that refuses it is asked again until ctx ends, and for some seconds when it has ended already.
 func (a *Applier) keepCounts(ctx context.Context, stop *replica.Stop) error {
 	s := session{a: a}

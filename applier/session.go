@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
-
-	"github.com/cenkalti/backoff/v5"
 
 	"redferry/applier/checkpoint"
-	"redferry/replica"
 )
 
 // session writes transactions that may be repeated: the snapshot's, and the changes of phase. They are fenced by the fence key. A session
@@ -30,9 +26,7 @@ func (s *session) close() {
 // run gets one transaction, which fill queues, into the target. It waits while the target is away or refuses it for the moment, and sends the
 // same again after any doubt. The verdict is one that committed, or one that has the commands which the target refuses for good.
 func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, error) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval = 50 * time.Millisecond
-	pause.MaxInterval = 5 * time.Second
+	pause := newPause()
 	for waited := false; ; waited = true {
 		v, err := s.try(ctx, fill)
 		if err == nil {
@@ -41,23 +35,8 @@ func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, err
 			}
 			return v, nil
 		}
-		if replica.AsStop(err) != nil || errors.Is(err, errLost) {
+		if err := s.a.await(ctx, err, pause); err != nil {
 			return verdict{}, err
-		}
-		if ctx.Err() != nil {
-			return verdict{}, fmt.Errorf("%w (%w)", ctx.Err(), err)
-		}
-		wait := time.Duration(0)
-		if !errors.Is(err, errStale) { // else another of our connections began a generation, or the next dial tells who else writes
-			wait = pause.NextBackOff()
-			s.a.Status.Wait("target " + s.a.Target.String() + ": " + err.Error())
-		}
-		select {
-		case <-ctx.Done():
-			return verdict{}, fmt.Errorf("%w (%w)", ctx.Err(), err)
-		case <-s.a.owner.gone:
-			return verdict{}, s.a.owner.why()
-		case <-time.After(wait):
 		}
 	}
 }

@@ -179,10 +179,7 @@ func (r *run) refuse(resume Resume, from Position, why string) error {
 	if from.IsZero() {
 		return resume.FullResync
 	}
-	stop := AsStop(resume.FullResync)
-	if stop == nil {
-		return resume.FullResync
-	}
+	stop := resume.FullResync
 	return &Stop{
 		Kind: stop.Kind, Hint: stop.Hint,
 		Reason: fmt.Sprintf("the source %s cannot continue from the checkpoint %s: %s; %s", r.Source, from, why, stop.Reason),

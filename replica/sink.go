@@ -36,7 +36,7 @@ type Resume struct {
 	From Position
 	// FullResync is nil when the target may be filled from a snapshot; otherwise it is the [Stop] to end with rather than ask the
 	// source for one.
-	FullResync error
+	FullResync *Stop
 }
 
 // Snapshot is the RDB of a full resync on its way.
