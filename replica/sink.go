@@ -34,18 +34,32 @@ type Sink interface {
 type Resume struct {
 	// From is the checkpoint's position; zero when there is none to go on from.
 	From Position
+	// Part is the snapshot that the target holds in part, when there is one and From is zero: an RDB that is still in the spool is gone on with.
+	Part Part
 	// FullResync is nil when the target may be filled from a snapshot; otherwise it is the [Stop] to end with rather than ask the
 	// source for one.
 	FullResync *Stop
+}
+
+// Part is how far a snapshot came.
+type Part struct {
+	At   Position // what +FULLRESYNC said; zero when there is no snapshot in part that could be gone on with
+	Read int64    // bytes of the RDB of which all is in the target
+	// Lost is the [Stop] to end with when all of that RDB had arrived and the source cannot go on behind it; nil when another full resync is allowed then.
+	Lost *Stop
 }
 
 // Snapshot is the RDB of a full resync on its way.
 type Snapshot struct {
 	At   Position      // what +FULLRESYNC said; its DB is 0
 	Size int64         // bytes, or -1 when the source does not know (diskless)
-	RDB  *bufio.Reader // the link's own: what is left unread in it belongs to the link
+	From int64         // the RDB's byte that RDB begins with: 0, or the Read of the Part that is gone on with
+	RDB  *bufio.Reader // up to the RDB's end, at least; belongs to Run
 	// End is to be called once, when the RDB was read to its end and before it is declared complete: it tells whether the transfer ended there.
 	End func() error
+	// Durable is to be called with the number of the RDB's bytes up to which everything is in the target, and a later Part would say so. Any
+	// goroutine may call it. The bytes before it are not kept.
+	Durable func(read int64)
 	// Interrupt unblocks a read of RDB, for a sink that cannot go on. Any goroutine may call it.
 	Interrupt func()
 }
