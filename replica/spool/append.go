@@ -1,0 +1,172 @@
+package spool
+
+import (
+	"context"
+	"time"
+)
+
+// Append adds bytes: of the RDB until EndSnapshot, then of the stream. at is the source's clock when they were received, zero if unknown. p is not
+// kept.
+//
+// While the spool is full Append waits, until there is room, or ctx ends (its cause is the error), or everything is dropped (ErrDropped). It does
+// not wait when a reader has read all there is and waits for more: then nobody would make room.
+//
+// Any other error is the file system's. Whatever the error, the bytes up to the new end, which [Spool.Contents] tells, are in the spool, and the rest may
+// be appended again. An error may also be one that happened in the background since the last Append.
+func (s *Spool) Append(ctx context.Context, p []byte, at time.Time) error {
+	for len(p) > 0 {
+		g, f, n, err := s.tail(ctx, int64(len(p)))
+		if err != nil {
+			return err
+		}
+		w, err := f.WriteAt(p[:n], headerSize+g.size)
+		if w > 0 {
+			if err := s.took(g, int64(w), at); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			if s.lost(g) {
+				return ErrDropped
+			}
+			return err
+		}
+		p = p[w:]
+	}
+	return nil
+}
+
+// took makes bytes known that are in the segment's file.
+func (s *Spool) took(g *segment, n int64, at time.Time) error {
+	err := s.mark(g, g.end()+1, at)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g.gone {
+		return ErrDropped
+	}
+	g.size += n
+	s.used += n
+	if s.space >= 0 {
+		s.space = max(s.space-n, 0)
+	}
+	s.changed.Broadcast()
+	return err
+}
+
+// lost tells whether a segment that is being written was dropped meanwhile.
+func (s *Spool) lost(g *segment) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return g.gone
+}
+
+// tail waits for room and says where the next bytes go: into which segment, its file, and how many of them.
+func (s *Spool) tail(ctx context.Context, want int64) (*segment, file, int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.trouble; err != nil {
+		s.trouble = nil
+		return nil, nil, 0, err
+	}
+	p := s.receiving()
+	switch {
+	case s.closed:
+		return nil, nil, 0, ErrClosed
+	case p == nil:
+		return nil, nil, 0, ErrDropped
+	}
+	g := p.last()
+	room := s.segment - g.size
+	full := room <= 0 || len(g.marks.all) >= markMax
+	if full {
+		room = s.segment
+	}
+	n := min(want, room)
+	if err := s.room(ctx, p, n); err != nil {
+		return nil, nil, 0, err
+	}
+	if full {
+		var err error
+		if g, err = s.roll(p); err != nil {
+			return nil, nil, 0, err
+		}
+	}
+	return g, g.file, n, nil
+}
+
+// receiving is the part that is appended to; nil when there is none.
+func (s *Spool) receiving() *part {
+	switch {
+	case s.Links != nil:
+		return &s.stream
+	case s.Snapshot != nil:
+		return &s.rdb
+	}
+	return nil
+}
+
+// roll begins the next segment. It lets go of mu meanwhile, so that a Drop may come between.
+func (s *Spool) roll(p *part) (*segment, error) {
+	epoch, h := s.epoch, p.last().header
+	h.first = p.end()
+	s.mu.Unlock()
+	g, err := s.newSegment(h)
+	s.mu.Lock()
+	if err != nil {
+		return nil, err
+	}
+	if s.epoch != epoch {
+		s.mu.Unlock()
+		err := s.remove(g)
+		s.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+		return nil, ErrDropped
+	}
+	p.segments = append(p.segments, g)
+	s.wake()
+	return g, nil
+}
+
+// room waits until n more bytes fit, and lets go of mu meanwhile.
+func (s *Spool) room(ctx context.Context, p *part, n int64) error {
+	if s.fits(n) {
+		return nil
+	}
+	defer s.wakeAtEnd(ctx)()
+	defer func() { s.blocked = false }()
+	for epoch := s.epoch; ; s.changed.Wait() {
+		s.blocked = true
+		s.mu.Unlock()
+		err := s.free(n)
+		s.mu.Lock()
+		switch {
+		case err != nil:
+			return err
+		case s.closed:
+			return ErrClosed
+		case s.epoch != epoch:
+			return ErrDropped
+		case s.fits(n), s.starves(p):
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fits tells whether n more bytes may be there.
+func (s *Spool) fits(n int64) bool {
+	return s.used+n <= s.max && (s.space < 0 || s.space-n >= reserve)
+}
+
+// starves tells whether a reader has read all of a part and waits for more.
+func (s *Spool) starves(p *part) bool {
+	for _, r := range s.readers {
+		if r.waiting && r.part == p && r.pos == p.end() {
+			return true
+		}
+	}
+	return false
+}

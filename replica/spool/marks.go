@@ -1,0 +1,111 @@
+package spool
+
+import (
+	"encoding/binary"
+	"errors"
+	"sort"
+	"time"
+)
+
+const (
+	markSize     = 16
+	markInterval = 100 // milliseconds between two marks
+	markMax      = 4096
+)
+
+// mark says when a byte of the stream was received: the one that brings the offset to this.
+type mark struct{ offset, ms int64 }
+
+// marks are the times of a segment. On disk each is two numbers of 64 bits, the low byte first.
+type marks struct {
+	all  []mark
+	kept bool // there is a file of them
+	file file // nil when nobody writes it
+}
+
+// size is the file's.
+func (m *marks) size() int64 { return headerSize + int64(len(m.all))*markSize }
+
+// due tells whether the time is worth a mark. It also is when the clock went back.
+func (m *marks) due(at time.Time) bool {
+	if at.IsZero() {
+		return false
+	}
+	if len(m.all) == 0 {
+		return true
+	}
+	passed := at.UnixMilli() - m.all[len(m.all)-1].ms
+	return passed >= markInterval || passed <= -markInterval
+}
+
+// cut forgets the marks beyond offset.
+func (m *marks) cut(offset int64) { m.all = m.all[:m.upTo(offset)] }
+
+// upTo counts the marks at or before offset.
+func (m *marks) upTo(offset int64) int {
+	return sort.Search(len(m.all), func(i int) bool { return m.all[i].offset > offset })
+}
+
+func (m mark) encode(b []byte) {
+	binary.LittleEndian.PutUint64(b, uint64(m.offset))
+	binary.LittleEndian.PutUint64(b[8:], uint64(m.ms))
+}
+
+// decodeMarks reads marks of a segment's bytes (first, end]. It ends at the first that is torn or cannot be one.
+func decodeMarks(b []byte, first, end int64) []mark {
+	var all []mark
+	for ; len(b) >= markSize; b = b[markSize:] {
+		m := mark{int64(binary.LittleEndian.Uint64(b)), int64(binary.LittleEndian.Uint64(b[8:]))}
+		if m.offset <= first || m.offset > end || m.ms <= 0 {
+			break
+		}
+		all, first = append(all, m), m.offset
+	}
+	return all
+}
+
+// mark notes when the segment's byte with this offset came. It is the writer's.
+func (s *Spool) mark(g *segment, offset int64, at time.Time) error {
+	if g.kind != kindStream || !g.marks.due(at) {
+		return nil
+	}
+	m := mark{offset, at.UnixMilli()}
+	if g.marks.file != nil {
+		m.encode(s.scratch[:])
+		if _, err := g.marks.file.WriteAt(s.scratch[:], g.marks.size()); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	g.marks.all = append(g.marks.all, m)
+	s.mu.Unlock()
+	return nil
+}
+
+// TimeAt is the source's time when the stream's byte that brings the offset to this was received, or at most a moment before. It is false
+// when nobody knows.
+func (s *Spool) TimeAt(offset int64) (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := s.stream.find(offset - 1); i >= 0; i-- {
+		m := &s.stream.segments[i].marks
+		if n := m.upTo(offset); n > 0 {
+			return time.UnixMilli(m.all[n-1].ms), true
+		}
+	}
+	return time.Time{}, false
+}
+
+// loadMarks reads the marks of a segment that was found, from a file with so many bytes of them.
+func (g *segment) loadMarks(d disk, size int64) error {
+	f, err := d.open(g.times().name())
+	if err != nil {
+		return err
+	}
+	b := make([]byte, size)
+	if _, err := f.ReadAt(b, headerSize); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	g.marks.all, g.marks.kept = decodeMarks(b, g.first, g.end()), true
+	return f.Close()
+}
