@@ -272,8 +272,8 @@ func (f bufferFacts) risk() risk {
 		return risk{level: riskFine, text: "the source holds what is written while it sends its RDB: it has no client-output-buffer-limit for replicas"}
 	case f.rate < 0 || f.took == 0:
 		return risk{
-			text: fmt.Sprintf("whether the source can hold what is written while it sends its RDB is unknown: its limit is %s, and its INFO does not tell how much is written",
-				f.limit.words()),
+			text: fmt.Sprintf("whether the source can hold what is written while it sends its RDB is unknown: its limit is %s, "+
+				"and its INFO does not tell how much is written", f.limit.words()),
 			hint: "ACL SETUSER <user> +info on the source",
 		}
 	}

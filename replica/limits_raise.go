@@ -39,7 +39,9 @@ type raisedLimit struct {
 func lifted(class string) bufferLimit { return bufferLimit{class: class} }
 
 // of tells whether the record is of this server: the same process, or one that was started again at its address.
-func (r raisedLimit) of(runID string, e Endpoint) bool { return r.RunID == runID || r.Addr == e.Addr }
+func (r raisedLimit) of(runID string, e Endpoint) bool {
+	return r.RunID != "" && r.RunID == runID || r.Addr == e.Addr
+}
 
 // raise lifts the limit of replicas, and of nothing else, unless there is none. It may be called again. The error is a [Stop] where the source
 // does not permit it: the operator has asked for it, and must know that it does not happen.
