@@ -41,6 +41,9 @@ type options struct {
 	tls      bool
 	unix     string
 	cluster  bool
+
+	sentinel     bool
+	certificates *Certificates // of another server, to use instead of new ones
 }
 
 // Option is a setting of [Start].
@@ -95,7 +98,7 @@ func Start(t TB, b Build, opts ...Option) *Server {
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 		s.opts.unix = filepath.Join(dir, s.opts.unix)
 	}
-	if s.opts.tls {
+	if s.tls = s.opts.certificates; s.opts.tls && s.tls == nil {
 		s.tls = NewCertificates(t, s.Dir)
 	}
 	t.Cleanup(func() {
@@ -180,6 +183,9 @@ func (s *Server) config() string {
 // launch starts the process and waits until it answers PING, which a server that still loads its data does not.
 func (s *Server) launch() error {
 	cmd := exec.Command(s.Build.Path, s.configFile())
+	if s.opts.sentinel {
+		cmd.Args = append(cmd.Args, "--sentinel")
+	}
 	cmd.Dir = s.Dir
 	var said bytes.Buffer // before it has opened its log
 	cmd.Stdout, cmd.Stderr = &said, &said

@@ -1,0 +1,32 @@
+package redistest
+
+import (
+	"net"
+	"testing"
+	"time"
+)
+
+func TestStartSentinels(t *testing.T) {
+	each(t, func(t *testing.T, b Build) {
+		t.Parallel()
+		primary := Start(t, b, Password("secret"))
+		second := Start(t, b, Password("secret"), ReplicaOf(primary))
+		if !within(30*time.Second, func() bool { return second.Info(t, "replication")["master_link_status"] == "up" }) {
+			t.Fatal("the replica does not follow")
+		}
+		sentinels := StartSentinels(t, primary, 3)
+		primary.Kill()
+		for _, s := range sentinels {
+			var named []string
+			if !within(30*time.Second, func() bool {
+				named = s.DoStrings(t, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", Master)
+				return net.JoinHostPort(named[0], named[1]) == second.Addr()
+			}) {
+				t.Errorf("the sentinel at %s names %q, want %s", s.Addr(), named, second.Addr())
+			}
+		}
+		if role := second.Info(t, "replication")["role"]; role != "master" {
+			t.Errorf("the new primary is a %s", role)
+		}
+	})
+}
