@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -15,76 +16,122 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Endpoint is a server to connect to, as its URL gives it: redis://, rediss:// or unix://.
+// Endpoint is a server to connect to, as its URL gives it: redis://, rediss:// or unix://. It may also stand for the primary among several
+// servers, or for the one that sentinels know (redis+sentinel://); which that is now, [Endpoint.Resolve] tells.
 type Endpoint struct {
-	Network  string // "tcp" or "unix"
-	Addr     string // host:port, or the socket's path
+	Network  string   // "tcp" or "unix"
+	Addr     string   // host:port, or the socket's path; empty where there are Hosts
+	Hosts    []string // host:port of each of several servers, or of the sentinels
+	Master   string   // the name by which these sentinels know the primary; empty where Hosts are the servers
 	Username string
 	Password string
-	TLS      *tls.Config // nil without TLS
+	TLS      *tls.Config // nil without TLS; without a ServerName, each host's own name is verified
 }
 
 // TLSFiles are the parts of a TLS set-up that do not fit into a URL.
 type TLSFiles struct {
 	CA         string // PEM file of the authorities to trust instead of the system's
 	Cert, Key  string // PEM files of the client's certificate
-	ServerName string // the name to verify instead of the URL's host
+	ServerName string // the name to verify instead of each host's own
 	Insecure   bool   // do not verify the server
 }
 
 // ParseEndpoint reads a server's URL. The error names what is wrong with it and never contains the password.
 func ParseEndpoint(raw string, files TLSFiles) (Endpoint, error) {
-	u, err := url.Parse(raw)
-	if err != nil { // its text quotes the URL or a piece of it, which may be one of the password
-		return Endpoint{}, errors.New("not a URL of the form redis://[user[:password]@]host[:port] (percent-encode special characters of a password: / is %2F)")
+	urls, err := splitHosts(raw)
+	if errors.Is(err, errTwoUsers) {
+		return Endpoint{}, err
 	}
+	if err != nil { // its text quotes the URL or a piece of it, which may be one of the password
+		return Endpoint{}, errors.New("not a URL of the form redis://[user[:password]@]host[:port][,host[:port]…] (percent-encode special characters of a password: / is %2F)")
+	}
+	u := urls[0]
 	e := Endpoint{Network: "tcp", Username: u.User.Username()}
 	e.Password, _ = u.User.Password()
 	if u.RawQuery != "" || u.Fragment != "" {
 		return Endpoint{}, errors.New("a URL takes no ?query or #fragment here")
 	}
-	switch u.Scheme {
-	case "unix":
-		if u.Path == "" || u.Host != "" {
-			return Endpoint{}, errors.New("write a unix socket as unix:///path/to/redis.sock")
+	if u.Scheme == "unix" {
+		if u.Path == "" || u.Host != "" || u.User != nil && strings.Contains(u.Path, "@") { // with an @ the path may be a part of the password
+			return Endpoint{}, errors.New("write a unix socket as unix:///path/to/redis.sock; in a password, / is %2F and @ is %40")
 		}
 		e.Network, e.Addr = "unix", u.Path
 		return e, nil
-	case "redis", "rediss":
-	case "redis+sentinel":
-		return Endpoint{}, errors.New("redis+sentinel:// is not supported yet; give the primary's own address")
-	default:
-		return Endpoint{}, fmt.Errorf("scheme %q: use redis://, rediss:// (TLS) or unix://", u.Scheme)
 	}
-	if u.Path != "" && u.Path != "/" { // not quoted: it begins inside a password that has a slash
-		return Endpoint{}, errors.New("a URL has no path here: a database cannot be chosen, redferry moves all of them; in a password, / is %2F")
+	if e.Hosts, e.Master, err = hosts(urls); err != nil {
+		return Endpoint{}, err
 	}
-	if strings.Contains(u.Host, ",") {
-		return Endpoint{}, errors.New("several host:port are not supported yet; give one")
+	if len(e.Hosts) == 1 && e.Master == "" {
+		e.Addr, e.Hosts = e.Hosts[0], nil
 	}
-	host, port := u.Hostname(), u.Port()
-	if host == "" {
-		return Endpoint{}, errors.New("no host")
-	}
-	if port == "" {
-		port = "6379"
-	}
-	e.Addr = net.JoinHostPort(host, port)
-	if u.Scheme == "rediss" {
-		if e.TLS, err = files.config(host); err != nil {
+	if strings.HasPrefix(u.Scheme, "rediss") {
+		if e.TLS, err = files.config(); err != nil {
 			return Endpoint{}, err
 		}
 	} else if files != (TLSFiles{}) {
-		return Endpoint{}, errors.New("TLS options are given, but the scheme is redis://; use rediss://")
+		return Endpoint{}, fmt.Errorf("TLS options are given, but the scheme is %s://; use %s://", u.Scheme, strings.Replace(u.Scheme, "redis", "rediss", 1))
 	}
 	return e, nil
 }
 
-func (f TLSFiles) config(host string) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, InsecureSkipVerify: f.Insecure}
-	if f.ServerName != "" {
-		c.ServerName = f.ServerName
+var errTwoUsers = errors.New("user and password stand once, before the first host; in a password, @ is %40")
+
+// splitHosts parses a URL with each of its hosts alone: package url reads one. All else is the same in all of them.
+func splitHosts(raw string) ([]*url.URL, error) {
+	_, rest, _ := strings.Cut(raw, "://")
+	authority := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority = rest[:i]
 	}
+	if strings.Count(authority, "@") > 1 && strings.Contains(authority, ",") {
+		return nil, errTwoUsers
+	}
+	list := authority[strings.LastIndexByte(authority, '@')+1:]
+	before, after := raw[:len(raw)-len(rest)+len(authority)-len(list)], rest[len(authority):]
+	var urls []*url.URL
+	for host := range strings.SplitSeq(list, ",") {
+		u, err := url.Parse(before + host + after)
+		if err != nil {
+			return nil, err
+		}
+		urls = append(urls, u)
+	}
+	return urls, nil
+}
+
+// hosts checks what is special to a scheme, and gives host:port of each host, and the master's name of a Sentinel URL.
+func hosts(urls []*url.URL) (list []string, master string, err error) {
+	port := "6379"
+	switch u := urls[0]; u.Scheme {
+	case "redis", "rediss":
+		if u.Path != "" && u.Path != "/" { // not quoted: it begins inside a password that has a slash
+			return nil, "", errors.New("a URL has no path here: a database cannot be chosen, redferry moves all of them; in a password, / is %2F")
+		}
+	case "redis+sentinel", "rediss+sentinel":
+		port, master = "26379", strings.TrimPrefix(u.Path, "/")
+		if master == "" || strings.Trim(master, masterLetters) != "" { // not quoted, either
+			return nil, "", errors.New("a Sentinel URL ends in /NAME, as in `sentinel monitor NAME …`: letters, digits, . - _ alone; in a password, / is %2F")
+		}
+	default:
+		return nil, "", fmt.Errorf("scheme %q: use redis://, rediss:// (TLS), redis+sentinel://, rediss+sentinel:// or unix://", u.Scheme)
+	}
+	for _, u := range urls {
+		switch {
+		case u.Hostname() == "" && len(urls) > 1:
+			return nil, "", errors.New("no host before or behind a comma")
+		case u.Hostname() == "":
+			return nil, "", errors.New("no host")
+		}
+		list = append(list, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)))
+	}
+	return list, master, nil
+}
+
+// masterLetters are what Sentinel allows in the name of a master.
+const masterLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_"
+
+func (f TLSFiles) config() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName, InsecureSkipVerify: f.Insecure}
 	if f.CA != "" {
 		pem, err := os.ReadFile(f.CA)
 		if err != nil {
@@ -108,23 +155,35 @@ func (f TLSFiles) config(host string) (*tls.Config, error) {
 	return c, nil
 }
 
-// String names the server in messages: no user, no password.
-func (e Endpoint) String() string { return e.Addr }
+// String names the server, or all that it may be, in messages: no user, no password.
+func (e Endpoint) String() string {
+	switch {
+	case e.Master != "":
+		return e.Master + " (Sentinel " + strings.Join(e.Hosts, ",") + ")"
+	case len(e.Hosts) > 0:
+		return strings.Join(e.Hosts, ",")
+	}
+	return e.Addr
+}
 
-// Dial opens a connection, with TLS where the endpoint has it. Names are resolved anew each time.
+// Dial opens a connection, with TLS where the endpoint has it, to the server that it stands for now. Names are resolved anew each time.
 func (e Endpoint) Dial(ctx context.Context) (net.Conn, error) {
+	server, err := e.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
 	d := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
 	if e.TLS != nil {
-		return (&tls.Dialer{NetDialer: d, Config: e.TLS}).DialContext(ctx, e.Network, e.Addr)
+		return (&tls.Dialer{NetDialer: d, Config: e.TLS}).DialContext(ctx, server.Network, server.Addr)
 	}
-	return d.DialContext(ctx, e.Network, e.Addr)
+	return d.DialContext(ctx, server.Network, server.Addr)
 }
 
 // ClientOption is a rueidis client's set-up for this endpoint: one plain connection at a time, RESP2, no caching, and no retries of its own, because a
-// write whose reply was lost must be answered by the checkpoint.
+// write whose reply was lost must be answered by the checkpoint. Each of its connections goes to the server that the endpoint stands for when it is opened.
 func (e Endpoint) ClientOption() rueidis.ClientOption {
 	return rueidis.ClientOption{
-		InitAddress:           []string{e.Addr},
+		InitAddress:           []string{e.String()}, // only its name: Dial knows where to go
 		Username:              e.Username,
 		Password:              e.Password,
 		ClientName:            "redferry",
