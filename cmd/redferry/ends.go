@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +17,7 @@ type tlsFlags struct {
 	CA         string `name:"ca" placeholder:"PEM" help:"Trust these authorities instead of the system's."`
 	Cert       string `name:"cert" placeholder:"PEM" help:"The client's certificate."`
 	Key        string `name:"key" placeholder:"PEM" help:"The client's key."`
-	ServerName string `name:"server-name" placeholder:"NAME" help:"Verify this name instead of the URL's host."`
+	ServerName string `name:"server-name" placeholder:"NAME" help:"Verify this name instead of the host's own."`
 	Insecure   bool   `name:"insecure" help:"Do not verify the server."`
 }
 
@@ -33,9 +32,12 @@ type targetTLS struct {
 
 // targetFlags are what every command needs that cannot do without a target.
 type targetFlags struct {
-	Target string `required:"" placeholder:"URL" help:"The server to write to: redis://[user[:password]@]host:port, rediss:// for TLS, unix:///path."`
+	Target string `required:"" placeholder:"URL" help:"The server to write to: redis://[user[:password]@]host:port, rediss:// for TLS, unix:///path. Of several, host:port,host:port…, the primary; redis+sentinel://host:port,…/master asks sentinels for it."`
 	targetTLS
 }
+
+// urlForms are the URLs of an end.
+const urlForms = "redis://[user[:password]@]host:port[,host:port…], rediss:// for TLS, redis+sentinel://[user[:password]@]host:port[,…]/master, unix:///path"
 
 // endpoint reads the URL of one end, "source" or "target".
 func endpoint(end, raw string, f tlsFlags) (replica.Endpoint, error) {
@@ -46,7 +48,7 @@ func endpoint(end, raw string, f tlsFlags) (replica.Endpoint, error) {
 	if !printable(raw) {
 		err = errors.New("not a URL: percent-encode special characters of the user and the password (/ is %2F, @ is %40, # is %23, ? is %3F, % is %25)")
 	}
-	return e, &replica.Stop{Kind: replica.Config, Reason: "--" + end, Err: err, Hint: "redis://[user[:password]@]host:port, rediss:// for TLS, unix:///path"}
+	return e, &replica.Stop{Kind: replica.Config, Reason: "--" + end, Err: err, Hint: urlForms}
 }
 
 // printable tells whether an error about a URL may quote parts of it: only when it is certain which part is the password.
@@ -54,8 +56,12 @@ func printable(raw string) bool {
 	if !strings.Contains(raw, "@") {
 		return true
 	}
-	u, err := url.Parse(raw)
-	return err == nil && u.User != nil && !strings.Contains(u.Path+u.RawQuery+u.Fragment, "@")
+	_, rest, _ := strings.Cut(raw, "://")
+	authority, behind := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, behind = rest[:i], rest[i:]
+	}
+	return strings.Contains(authority, "@") && !strings.Contains(behind, "@")
 }
 
 // nameFlag is which migration.
