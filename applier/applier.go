@@ -53,6 +53,8 @@ type Applier struct {
 	rec    checkpoint.Record // as it stands in the target, so far as this process knows
 	onFull Choice            // how Snapshot prepares the target; set by Resume
 	stored int64             // the checked offset that the target has
+	// loadingInto is the target's history while a snapshot is loaded: with another one it may lack what it has taken already. Else empty.
+	loadingInto string
 	// changes counts what happened to rec beside its progress, and written how much of that the target has.
 	changes, written int64
 	conn             *conn // of the stream
@@ -61,9 +63,10 @@ type Applier struct {
 	// careful: after a refusal only one transaction at a time is underway, until then.
 	careful time.Time
 
-	mu    sync.Mutex
-	moved chan struct{} // closed when checkpointed moves on
-	done  int64         // checkpointed
+	mu     sync.Mutex
+	moved  chan struct{} // closed when checkpointed moves on
+	done   int64         // checkpointed
+	server string        // of several, the one that was connected to last
 }
 
 var _ replica.Sink = (*Applier)(nil)

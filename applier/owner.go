@@ -196,9 +196,14 @@ func (o *owner) hold(e replica.Endpoint) {
 				client, _ = rueidis.NewClient(option)
 			}
 			if client != nil {
-				if err := o.renew(ctx, client, leaseTime); err != nil && replica.AsStop(err) != nil {
+				err := o.renew(ctx, client, leaseTime)
+				if replica.AsStop(err) != nil {
 					o.loose(err)
 					return
+				}
+				if err != nil && ctx.Err() == nil { // the target may be another server by now: one that was made a replica keeps its connections
+					client.Close()
+					client = nil
 				}
 			}
 			select {

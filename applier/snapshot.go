@@ -18,6 +18,7 @@ import (
 
 // Snapshot implements [replica.Sink].
 func (a *Applier) Snapshot(ctx context.Context, snap replica.Snapshot) (replica.Position, error) {
+	defer func() { a.loadingInto = "" }()
 	if err := a.begin(ctx, snap); err != nil {
 		return replica.Position{}, fmt.Errorf("begin the snapshot: %w", err)
 	}
@@ -70,6 +71,7 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 	if v.unguarded {
 		return a.diverge(ctx, v)
 	}
+	a.loadingInto = s.conn.history
 	a.Log.Info().Str("origin", string(origin)).Int64("bytes", snap.Size).Msg("loading the snapshot")
 	return a.Home.Know(a.rec.Source, a.Target.String())
 }

@@ -2,8 +2,10 @@ package applier
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"sort"
 	"strconv"
 	"strings"
@@ -34,7 +36,8 @@ type target struct {
 // defaultMaxBulk is proto-max-bulk-len where the server will not tell it.
 const defaultMaxBulk = 512 << 20
 
-// connect opens a client to the target and asks it who it is.
+// connect opens a client to the target and asks it who it is. Each connection of the client goes to the server that is the target when it is
+// opened: a failover needs no more than a new connection.
 func (a *Applier) connect(ctx context.Context) error {
 	a.disconnect()
 	o := a.Target.ClientOption()
@@ -42,6 +45,14 @@ func (a *Applier) connect(ctx context.Context) error {
 	o.ConnWriteTimeout = a.Timeout
 	o.WriteBufferEachConn = 64 << 10
 	o.ReadBufferEachConn = 64 << 10
+	dial := o.DialCtxFn
+	o.DialCtxFn = func(ctx context.Context, dst string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
+		conn, err := dial(ctx, dst, d, c)
+		if err == nil {
+			a.reached(conn.RemoteAddr().String())
+		}
+		return conn, err
+	}
 	client, err := rueidis.NewClient(o)
 	if err != nil {
 		if client != nil {
@@ -61,6 +72,16 @@ func (a *Applier) connect(ctx context.Context) error {
 	a.target.read(info)
 	a.target.readConfig(ctx, client)
 	return nil
+}
+
+// reached says which of several servers is the target now, when it is another one than before.
+func (a *Applier) reached(addr string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.Target.Hosts) > 0 && addr != a.server {
+		a.server = addr
+		a.Log.Info().Str("target", a.Target.String()).Str("server", addr).Msg("this server is the target now")
+	}
 }
 
 func (a *Applier) disconnect() {
@@ -103,7 +124,8 @@ func (t *target) readConfig(ctx context.Context, c rueidis.Client) {
 	t.lfu, t.lru = strings.HasSuffix(policy, "-lfu"), strings.HasSuffix(policy, "-lru")
 }
 
-// refuse names a target that cannot be written to at all. A replica is one only at the first start: later it is a failover to wait out.
+// refuse names a target that cannot be written to at all. A replica is one only at the first start, and where it
+// stands alone in the URL: else there is a failover to wait out.
 func (t *target) refuse(src replica.SourceInfo, e replica.Endpoint, first bool) error {
 	switch {
 	case t.runID != "" && t.runID == src.RunID:
@@ -121,7 +143,7 @@ func (t *target) refuse(src replica.SourceInfo, e replica.Endpoint, first bool) 
 			Kind: replica.Config, Reason: fmt.Sprintf("the target %s is in cluster mode, which is not supported yet", e),
 			Hint: "docs/limitations.md says what is planned",
 		}
-	case t.role != "master" && first:
+	case t.role != "master" && first && len(e.Hosts) == 0:
 		return &replica.Stop{
 			Kind: replica.Decide, Reason: fmt.Sprintf("the target %s is a replica of %s and takes no writes", e, t.primary),
 			Hint: "give the primary's address, or promote it with REPLICAOF NO ONE",
@@ -205,6 +227,7 @@ type conn struct {
 	rueidis.DedicatedClient
 	release func()
 	fence   string // the fence key's value when it was opened
+	history string // of the target then: its process, and the offset of its last promotion
 
 	roundTrip time.Duration // that its opening took
 }
@@ -226,50 +249,55 @@ func (a *Applier) dial(ctx context.Context, doubt bool) (*conn, error) {
 	b, began := c.B(), time.Now()
 	results := c.DoMulti(ctx,
 		b.ClientSetname().ConnectionName(a.owner.clientName()).Build(),
-		b.Info().Section("replication").Build(),
+		b.Info().Build(),
 		b.Watch().Key(checkpoint.Key(a.Name)).Build(),
 		b.Multi().Build(),
 		b.Eval().Script(admitScript).Numkeys(2).Key(checkpoint.OwnerKey(a.Name), checkpoint.FenceKey(a.Name)).
 			Arg(strconv.FormatInt(a.owner.epoch, 10), flag(doubt)).Build(),
 		b.Exec().Build(),
 	)
-	fence, err := a.admitted(results)
-	if err != nil {
+	c.roundTrip = time.Since(began)
+	if err := a.admitted(c, results); err != nil {
 		c.close()
 		return nil, err
 	}
-	c.fence, c.roundTrip = fence, time.Since(began)
-	a.owner.seen(fence)
+	a.owner.seen(c.fence)
 	return c, nil
 }
 
-// admitted reads dial's replies; fence is the fence key's value.
-func (a *Applier) admitted(results []rueidis.RedisResult) (fence string, err error) {
+// admitted reads dial's replies.
+func (a *Applier) admitted(c *conn, results []rueidis.RedisResult) error {
 	for _, r := range results[1:] {
 		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
-			return "", fmt.Errorf("open a connection to the target: %w", replica.AuthStop("target", a.Target, err))
+			return fmt.Errorf("open a connection to the target: %w", replica.AuthStop("target", a.Target, err))
 		}
 	}
 	text, _ := results[1].ToString()
-	if info := replica.ParseInfo(text); info["role"] != "master" {
-		return "", fmt.Errorf("the target %s is a replica of %s:%s now and takes no writes", a.Target, info["master_host"], info["master_port"])
+	info := replica.ParseInfo(text)
+	if info["role"] != "master" {
+		return fmt.Errorf("the target %s is a replica of %s:%s now and takes no writes", a.Target, info["master_host"], info["master_port"])
+	}
+	c.history = info["run_id"] + " " + info["second_repl_offset"] // its replication ID would change with its first replica, too
+	if a.loadingInto != "" && c.history != a.loadingInto {
+		return fmt.Errorf("the target failed over or restarted in the midst of the snapshot: %w", errLost)
 	}
 	replies, err := results[5].ToArray()
 	if rueidis.IsRedisNil(err) {
-		return "", errors.New("the checkpoint changed just now")
+		return errors.New("the checkpoint changed just now")
 	}
 	if err != nil || len(replies) != 1 {
-		return "", fmt.Errorf("the target answered a transaction of one command with %d replies: %w", len(replies), err)
+		return fmt.Errorf("the target answered a transaction of one command with %d replies: %w", len(replies), err)
 	}
 	pair, err := replies[0].AsStrSlice()
 	if err != nil || len(pair) != 2 {
-		return "", fmt.Errorf("read the owner's epoch: %d values: %w", len(pair), replica.AuthStop("target", a.Target, err))
+		return fmt.Errorf("read the owner's epoch: %d values: %w", len(pair), replica.AuthStop("target", a.Target, err))
 	}
 	switch epoch := parseInt(pair[0]); {
 	case epoch > a.owner.epoch:
-		return "", a.owner.fenced()
+		return a.owner.fenced()
 	case epoch < a.owner.epoch:
-		return "", errLost
+		return errLost
 	}
-	return pair[1], nil
+	c.fence = pair[1]
+	return nil
 }
