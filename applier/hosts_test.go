@@ -28,6 +28,13 @@ func newDuo(t *testing.T, b redistest.Build, opts ...redistest.Option) *duo {
 // list is the URL of both, the replica first.
 func (p *duo) list() string { return "redis://" + redistest.Addrs(p.spare, p.dst) }
 
+// flows waits until the target has what the source has now. It asks no target: sentinels end the connections of all clients when they promote one.
+func (p *duo) flows(t *testing.T, r *running) {
+	t.Helper()
+	now := p.src.Offset(t)
+	eventually(t, "the stream flows into the other one", func() bool { return r.status.Checkpointed.Load() > now })
+}
+
 // end stops the run, has the migration catch up, and fails the test unless the new target equals the source and it took one full resync.
 func (p *duo) end(t *testing.T, m *migration, r *running) {
 	t.Helper()
@@ -53,8 +60,7 @@ func TestTargetOfSeveralHostsFailsOver(t *testing.T) {
 	p.dst.Kill()
 	r.until(t, replica.Waiting, "takes no writes")
 	p.spare.Do(t, "REPLICAOF", "NO", "ONE")
-	before := mustRecord(t, p.spare).Offset
-	eventually(t, "the stream flows into the other one", func() bool { return mustRecord(t, p.spare).Offset > before+10000 })
+	p.flows(t, r)
 	stop()
 	p.end(t, m, r)
 }
@@ -97,8 +103,7 @@ func TestTargetBehindSentinelsFailsOver(t *testing.T) {
 				named := sentinels[1].DoStrings(t, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", redistest.Master)
 				return net.JoinHostPort(named[0], named[1]) == p.spare.Addr()
 			})
-			before := mustRecord(t, p.spare).Offset
-			eventually(t, "the stream flows into the other one", func() bool { return mustRecord(t, p.spare).Offset > before+10000 })
+			p.flows(t, r)
 			stop()
 			p.end(t, m, r)
 		})
@@ -127,6 +132,32 @@ func TestTargetFailsOverInTheSnapshot(t *testing.T) {
 	redistest.AssertEqual(t, p.src, p.spare, redistest.CompareOptions{})
 	if !r.saw(replica.Waiting, "in the midst of the snapshot") {
 		t.Error("the run did not notice")
+	}
+}
+
+// The source dies, and its replica, which has all, takes over: the history goes on there.
+func TestSourceOfSeveralHostsFailsOver(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	primary := redistest.Start(t, b, quiet)
+	second := redistest.Start(t, b, quiet, redistest.ReplicaOf(primary))
+	eventually(t, "the replica follows", func() bool { return second.Info(t, "replication")["master_link_status"] == "up" })
+	dst := redistest.Start(t, b)
+	r := newMigration(t, "redis://"+redistest.Addrs(second, primary), dst.URL()).start(t)
+	r.until(t, replica.InSync, "")
+	load(t, primary, redistest.LoadOptions{Seed: 11, Commands: 2000})
+	r.reach(t, primary)
+	eventually(t, "the replica has all", func() bool { return second.Offset(t) == primary.Offset(t) })
+	if got := fullResyncs(t, primary); got != "2" {
+		t.Errorf("full resyncs of the primary: got %s, want 2", got)
+	}
+	primary.Kill()
+	second.Do(t, "REPLICAOF", "NO", "ONE")
+	load(t, second, redistest.LoadOptions{Seed: 12, Commands: 2000})
+	r.reach(t, second)
+	redistest.AssertEqual(t, second, dst, redistest.CompareOptions{})
+	if got := fullResyncs(t, second); got != "0" {
+		t.Errorf("full resyncs of the new primary: got %s, want 0", got)
 	}
 }
 
