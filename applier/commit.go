@@ -156,7 +156,7 @@ func (a *Applier) insist(ctx context.Context, b *batch, err error) error {
 		var n int
 		if n, err = a.send(ctx, b, next); n > 0 {
 			pause.Reset()
-			a.Status.Go()
+			a.Status.Go(replica.OnTarget)
 		}
 		if err == nil && next+n == len(b.units) {
 			return nil
@@ -208,7 +208,7 @@ func (a *Applier) await(ctx context.Context, err error, pause *backoff.Exponenti
 	wait := time.Duration(0)
 	if !errors.Is(err, errStale) { // else the checkpoint, or the fence, tells at the next opening who wrote
 		wait = pause.NextBackOff()
-		a.Status.Wait("target " + a.Target.String() + ": " + err.Error())
+		a.Status.Wait(replica.OnTarget, "target "+a.Target.String()+": "+err.Error())
 		a.Log.Debug().Err(err).Dur("wait", wait).Msg("the target did not take a transaction")
 	}
 	select {

@@ -3,6 +3,7 @@ package applier_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"redferry/applier/checkpoint"
 	"redferry/internal/redistest"
 	"redferry/replica"
+	"redferry/replica/spool"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -28,6 +30,8 @@ type migration struct {
 	apply  applier.Config
 	srcTLS replica.TLSFiles
 	dstTLS replica.TLSFiles
+
+	noSpool bool
 }
 
 func newMigration(t testing.TB, source, target string) *migration {
@@ -75,10 +79,18 @@ func (m *migration) start(t testing.TB) *running {
 		log = zerolog.New(zerolog.NewTestWriter(t))
 	}
 	rc.Status, ac.Status, rc.Log, ac.Log, ac.Home = r.status, r.status, log, log, home
+	var dir string
+	if !m.noSpool {
+		dir = filepath.Join(home.Dir(), "spool")
+	}
+	if rc.Spool, err = spool.Open(spool.Config{Dir: dir, Place: home.Place(), Keep: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	go func() {
 		defer close(r.done)
+		defer rc.Spool.Close()
 		a := applier.New(ac)
 		r.err = replica.Run(ctx, rc, a)
 		a.Close()

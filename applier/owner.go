@@ -136,7 +136,7 @@ func (o *owner) take(ctx context.Context, a *Applier) error {
 			}
 		}
 		seen = words[3]
-		a.Status.Wait(fmt.Sprintf("%s held this migration; its lease runs out in %s ms unless it lives", words[1], words[2]))
+		a.Status.Wait(replica.OnTarget, fmt.Sprintf("%s held this migration; its lease runs out in %s ms unless it lives", words[1], words[2]))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"redferry/applier/checkpoint"
+	"redferry/replica"
 )
 
 // session writes transactions that may be repeated: the snapshot's, and the changes of phase. They are fenced by the fence key. A session
@@ -31,7 +32,7 @@ func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, err
 		v, err := s.try(ctx, fill)
 		if err == nil {
 			if waited {
-				s.a.Status.Go()
+				s.a.Status.Go(replica.OnTarget)
 			}
 			return v, nil
 		}

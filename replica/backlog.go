@@ -17,6 +17,7 @@ type Backlog struct {
 	HistLen      int64  // bytes in the backlog
 	MasterOffset int64  // bytes written in all
 	Active       bool   // there is a backlog; a source that never had a replica has none
+	Orphaned     bool   // the source is a replica that has lost its own primary: what it says now may not be its last word
 }
 
 // ParseInfo splits the text of INFO into its fields.
@@ -33,7 +34,10 @@ func ParseInfo(text string) map[string]string {
 
 // ParseBacklog reads the fields of INFO replication. The error names one that is missing or is no number.
 func ParseBacklog(info map[string]string) (Backlog, error) {
-	b := Backlog{ReplID: info["master_replid"], ReplID2: info["master_replid2"], Active: info["repl_backlog_active"] == "1"}
+	b := Backlog{
+		ReplID: info["master_replid"], ReplID2: info["master_replid2"], Active: info["repl_backlog_active"] == "1",
+		Orphaned: info["role"] == "slave" && info["master_link_status"] == "down",
+	}
 	if b.ReplID == "" {
 		return Backlog{}, errors.New("INFO replication has no master_replid: the source is older than Redis 4.0, or hides it")
 	}

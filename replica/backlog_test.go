@@ -113,7 +113,7 @@ func TestBacklogHasWhatTheSourceHas(t *testing.T) {
 				}
 			}
 			old := Position{ReplID: has.ReplID2, Offset: has.SecondOffset - 1, DB: 3}
-			if got, want := continues(t, dialServer(t, replica), old), (Position{has.ReplID, old.Offset, 3}); got != want {
+			if got, want := resumes(t, dialServer(t, replica), old), (Position{has.ReplID, old.Offset, 3}); got != want {
 				t.Errorf("after the failover it goes on from %v, want %v", got, want)
 			}
 		})

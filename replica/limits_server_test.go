@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"redferry/internal/redistest"
-	"redferry/rdbstream"
 )
 
 // slowRDB starts a source whose RDB takes a second and a half or so.
@@ -98,17 +97,8 @@ func loaded(t *testing.T, s *redistest.Server, src *source) (l *Link, m transfer
 	}
 	m = markTransfer(info, facts, reply.At)
 	end = linkEnd{received: reply.At.Offset, rdbSize: -1}
-	tr, err := l.Transfer(t.Context())
-	if err == nil {
-		rdb := rdbstream.NewReader(tr.Reader)
-		var e rdbstream.Entry
-		for err == nil {
-			err = rdb.Next(&e)
-		}
-		end.rdbSize, end.rdb = tr.Size, l.consumed()
-	}
-	if err == io.EOF {
-		err = l.EndTransfer()
+	if end.rdbSize, err = l.Transfer(t.Context()); err == nil {
+		end.rdb, err = io.Copy(io.Discard, rdbOf{l})
 	}
 	end.when = time.Now()
 	return l, m, end, err

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// linkBuffer is the read buffer: large enough that a busy source costs one system call per thousands of commands.
-	linkBuffer = 1 << 20
+	// linkBuffer is the read buffer: for the lines of the handshake. What is read in larger pieces than this goes past it.
+	linkBuffer = 16 << 10
 	// defaultReadTimeout is a server's own default of repl-timeout.
 	defaultReadTimeout = 60 * time.Second
 )
@@ -39,16 +39,16 @@ type LinkConfig struct {
 }
 
 // Link is one connection to a source, on which we are a replica. Its order of use is [Dial], [Link.Sync], after a full resync
-// [Link.Transfer] and [Link.EndTransfer], and then [Link.Reader] for as long as it lasts. An error of any of them ends the link: only
+// [Link.Transfer] and [Link.ReadRDB] up to its io.EOF, and then [Link.Reader] for as long as it lasts. An error of any of them ends the link: only
 // Close is left, and a new Dial.
 //
 // One goroutine reads; another may call Ack and KeepAlive meanwhile; any may call Interrupt and Close. A Link starts no goroutine.
 type Link struct {
 	conf LinkConfig
 	conn net.Conn
-	in   *meter
+	in   *timedReader
 	br   *bufio.Reader // over in
-	rdb  transferEnd   // what EndTransfer has to check
+	rdb  rdb           // that is on its way
 
 	writing sync.Mutex // held for the length of a write
 	out     []byte     // the encoded command; reused
@@ -86,11 +86,11 @@ func newLink(conn net.Conn, c LinkConfig) *Link {
 	if c.OnWait == nil {
 		c.OnWait = func(string) {}
 	}
-	in := &meter{conn: conn, timeout: c.ReadTimeout}
+	in := &timedReader{conn: conn, timeout: c.ReadTimeout}
 	return &Link{conf: c, conn: conn, in: in, br: bufio.NewReaderSize(in, linkBuffer)}
 }
 
-// Reader yields what the source sends: after [Link.Sync] has continued, or after [Link.EndTransfer], the replication stream. It is the
+// Reader yields what the source sends: after [Link.Sync] has continued, or after the end of [Link.ReadRDB], the replication stream. It is the
 // link's own; a read fails once nothing came for the read timeout, or after Close.
 func (l *Link) Reader() *bufio.Reader { return l.br }
 
@@ -176,30 +176,33 @@ func (l *Link) interruptible(ctx context.Context, f func() error) error {
 	return err
 }
 
-// meter reads from the connection, counts, and gives each read its own deadline. It belongs to the goroutine that reads.
-type meter struct {
-	conn    net.Conn
-	timeout time.Duration
-	n       int64 // bytes read so far
+// timedReader reads from the connection and gives each read its own deadline. It belongs to the goroutine that reads.
+type timedReader struct {
+	conn     net.Conn
+	timeout  time.Duration
+	patience time.Duration // instead of timeout, when it is not 0
 	// interrupted is looked at after the deadline was set: an Interrupt either sees its own deadline stand or is seen here.
 	interrupted atomic.Bool
 }
 
 var errInterrupted = errors.New("interrupted")
 
-func (m *meter) Read(p []byte) (int, error) {
-	if err := m.conn.SetReadDeadline(time.Now().Add(m.timeout)); err != nil {
+func (m *timedReader) Read(p []byte) (int, error) {
+	timeout := m.timeout
+	if m.patience > 0 {
+		timeout = m.patience
+	}
+	if err := m.conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return 0, err
 	}
 	if m.interrupted.Load() {
 		return 0, errInterrupted
 	}
 	n, err := m.conn.Read(p)
-	m.n += int64(n)
 	if m.interrupted.Load() && err != nil {
 		err = errInterrupted
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("the source sent nothing for %v: %w", m.timeout, err)
+		err = fmt.Errorf("the source sent nothing for %v: %w", timeout, err)
 	}
 	return n, err
 }

@@ -3,12 +3,13 @@ package replica
 import (
 	"bytes"
 	"context"
-	"io"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"redferry/internal/redistest"
 )
@@ -96,7 +97,7 @@ func TestRunAcksWhatIsDurable(t *testing.T) {
 		heard.hear(p, check)
 	})
 	r := startRun(t, src.endpoint(), sink)
-	eventually(t, "everything read", func() bool { return r.status.Received.Load() == end })
+	eventually(t, "everything read", func() bool { return r.status.Taken.Load() == end })
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +140,7 @@ func TestRunAnswersGETACK(t *testing.T) {
 	for range rounds {
 		send <- struct{}{}
 		offset += int64(len(question))
-		eventually(t, "the question read", func() bool { return r.status.Received.Load() == offset })
+		eventually(t, "the question read", func() bool { return r.status.Taken.Load() == offset })
 		_, before := heard.last()
 		eventually(t, "another ACK", func() bool { _, n := heard.last(); return n > before })
 		if last, _ := heard.last(); last >= offset {
@@ -181,7 +182,7 @@ func TestRunAckLiveness(t *testing.T) {
 	sink := newSink(t)
 	sink.at = Position{ReplID: testID, Offset: 100}
 	r := startRun(t, src.endpoint(), sink, func(c *RunConfig) { c.AckLiveness = true })
-	eventually(t, "some ACKs", func() bool { _, n := heard.last(); return n > 3 && r.status.Received.Load() > 100 })
+	eventually(t, "some ACKs", func() bool { _, n := heard.last(); return n > 3 && r.status.Taken.Load() > 100 })
 	if err := r.stop(); err != nil {
 		t.Error(err)
 	}
@@ -206,7 +207,7 @@ func TestRunDrains(t *testing.T) {
 		return nil
 	}
 	r := startRun(t, src.endpoint(), sink)
-	eventually(t, "both units taken", func() bool { return r.status.Received.Load() == end })
+	eventually(t, "both units taken", func() bool { return r.status.Taken.Load() == end })
 	if last, _ := heard.last(); last > 100 {
 		t.Errorf("acknowledged %d, which is not durable", last)
 	}
@@ -234,12 +235,12 @@ func TestRunDrainsAllThatWasRead(t *testing.T) {
 	for range 20 {
 		before, _ := sink.Checkpointed()
 		r := startRun(t, src.endpoint(), sink)
-		eventually(t, "the stream flows", func() bool { return r.status.Received.Load() > before+10000 })
+		eventually(t, "the stream flows", func() bool { return r.status.Taken.Load() > before+10000 })
 		if err := r.stop(); err != nil {
 			t.Fatal(err)
 		}
-		if at, _, _ := sink.seen(); at.Offset != r.status.Received.Load() {
-			t.Fatalf("read up to %d, durable up to %d", r.status.Received.Load(), at.Offset)
+		if at, _, _ := sink.seen(); at.Offset != r.status.Taken.Load() {
+			t.Fatalf("read up to %d, durable up to %d", r.status.Taken.Load(), at.Offset)
 		}
 	}
 }
@@ -264,7 +265,7 @@ func TestRunPartsPolitely(t *testing.T) {
 	for range 5 {
 		before, _ := sink.Checkpointed()
 		r := startRun(t, src.endpoint(), sink)
-		eventually(t, "the stream flows", func() bool { return r.status.Received.Load() > before+10000 })
+		eventually(t, "the stream flows", func() bool { return r.status.Taken.Load() > before+10000 })
 		if err := r.stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -273,19 +274,22 @@ func TestRunPartsPolitely(t *testing.T) {
 	}
 }
 
-// While the snapshot is loaded the source sees newlines, one a second, and no acknowledgement: nothing is durable.
+// While the RDB arrives the source sees newlines, one a second; while it is loaded, acknowledgements of 0: nothing is durable.
 func TestRunKeepsTheSourcesPatience(t *testing.T) {
 	t.Parallel()
+	arrived := make(chan struct{})
 	var heard ackLog
 	src := newSource(t, 100, func(p *redistest.Peer, _ int, _, _ string) {
-		p.FullResync(100, "RDB")
+		p.Send("+FULLRESYNC " + testID + " 100\r\n$26\r\n")
+		<-arrived
+		p.Send(fakeRDB)
 		heard.hear(p, func(int64) {})
 	})
 	var newlines, others atomic.Int64
-	var loading atomic.Bool
+	var waiting atomic.Bool
 	proxy := redistest.NewProxy(t, src.script.Addr())
 	proxy.OnData(redistest.FromClient, func(data []byte) redistest.Verdict {
-		if loading.Load() {
+		if waiting.Load() {
 			if only := bytes.Count(data, []byte("\n")); only == len(data) {
 				newlines.Add(int64(only))
 			} else if bytes.Contains(data, []byte("REPLCONF")) { // the side connection has its own words
@@ -297,52 +301,59 @@ func TestRunKeepsTheSourcesPatience(t *testing.T) {
 	sink := newSink(t)
 	release := make(chan struct{})
 	sink.onLoad = func(ctx context.Context, snap Snapshot) error {
-		loading.Store(true)
-		defer loading.Store(false)
 		<-release
-		_, err := io.CopyN(io.Discard, snap.RDB, 3)
-		return err
+		return readRDB(ctx, snap)
 	}
 	e := src.endpoint()
 	e.Addr = proxy.Addr()
-	began := time.Now()
 	r := startRun(t, e, sink, stopAtCaughtUp)
+	eventually(t, "the snapshot begins", func() bool { _, loads := sink.counts(); return loads == 1 })
+	waiting.Store(true)
+	began := time.Now()
 	eventually(t, "two newlines", func() bool { return newlines.Load() >= 2 })
-	if took := time.Since(began); took < 1500*time.Millisecond || took > 4*time.Second {
+	if took := time.Since(began); took < time.Second || took > 4*time.Second {
 		t.Errorf("two newlines took %v, want 2 s", took)
 	}
 	if n := others.Load(); n > 0 {
 		t.Errorf("%d times something else was said", n)
 	}
+	waiting.Store(false)
+	close(arrived)
+	eventually(t, "acknowledgements", func() bool { _, n := heard.last(); return n > 3 })
+	if last, _ := heard.last(); last != 0 {
+		t.Errorf("acknowledged %d, and nothing is durable", last)
+	}
 	close(release)
 	if err := r.wait(); err != nil {
 		t.Error(err)
 	}
+	eventually(t, "the last word", func() bool { last, _ := heard.last(); return last == 100 })
 }
 
-// A sink that loads, with a source that is gone: it hears of it although it does not read.
-func TestRunNoticesTheSourcesEndWhileLoading(t *testing.T) {
+// An RDB that has arrived whole is loaded although its source is gone, and the stream gone on with when it is back.
+func TestRunLoadsWithoutTheSource(t *testing.T) {
 	t.Parallel()
+	one := resp("INCR", "n")
+	back := make(chan struct{})
 	src := newSource(t, 100, func(p *redistest.Peer, n int, _, _ string) {
-		p.FullResync(100, "RDB")
-		if n > 1 {
-			p.Hang()
+		if n == 1 {
+			p.FullResync(100, fakeRDB)
+			return
 		}
+		<-back
+		p.Send("+CONTINUE\r\n" + one)
+		p.Hang()
 	})
 	sink := newSink(t)
-	sink.onLoad = func(ctx context.Context, snap Snapshot) error {
-		if _, n := sink.counts(); n > 1 {
-			return readRDB(3)(ctx, snap)
-		}
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	r := startRun(t, src.endpoint(), sink, stopAtCaughtUp)
+	sink.onLoad = readRDB
+	r := startRun(t, src.endpoint(), sink, stopAtOffset(100+int64(len(one))))
+	eventually(t, "the snapshot is in", func() bool { have, _ := sink.Checkpointed(); return have == 100 })
+	close(back)
 	if err := r.wait(); err != nil {
 		t.Error(err)
 	}
-	if _, loads := sink.counts(); loads != 2 {
-		t.Errorf("%d snapshots, want 2", loads)
+	if diff := cmp.Diff([]string{"? -1", testID + " 101"}, src.asked()); diff != "" {
+		t.Errorf("PSYNC (-want +got):\n%s", diff)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"redferry/internal/redistest"
+	"redferry/replica/spool"
 )
 
 // sinkDouble is a Sink that keeps what it is given, and whose answers a test chooses. Its methods hold it to the contract.
@@ -254,7 +255,7 @@ func startRun(t testing.TB, e Endpoint, sink Sink, change ...func(*RunConfig)) *
 		defer r.mu.Unlock()
 		r.states = append(r.states, string(s)+": "+why)
 	}
-	c := RunConfig{Source: e, Status: r.status, Log: zerolog.Nop()}
+	c := RunConfig{Source: e, Status: r.status, Spool: openSpool(t, t.TempDir()), Log: zerolog.Nop()}
 	for _, f := range change {
 		f(&c)
 	}
@@ -269,6 +270,21 @@ func startRun(t testing.TB, e Endpoint, sink Sink, change ...func(*RunConfig)) *
 		<-r.done
 	})
 	return r
+}
+
+// openSpool opens a spool that is closed when the test ends; in memory when dir is empty.
+func openSpool(t testing.TB, dir string) *spool.Spool {
+	t.Helper()
+	s, err := spool.Open(spool.Config{Dir: dir, Keep: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close the spool: %v", err)
+		}
+	})
+	return s
 }
 
 // wait waits for the end of the run.
@@ -318,12 +334,13 @@ func eventually(t testing.TB, what string, f func() bool) {
 	}
 }
 
-// readRDB is an onLoad that takes so many bytes for the RDB.
-func readRDB(n int64) func(context.Context, Snapshot) error {
-	return func(_ context.Context, snap Snapshot) error {
-		if _, err := io.CopyN(io.Discard, snap.RDB, n); err != nil {
-			return fmt.Errorf("read the RDB: %w", err)
-		}
-		return nil
+// fakeRDB ends as an RDB does, with the EOF opcode and a CRC; receiving looks for no more.
+const fakeRDB = "not really an RDB\xff12345678"
+
+// readRDB is an onLoad that takes everything up to the RDB's end.
+func readRDB(_ context.Context, snap Snapshot) error {
+	if _, err := io.Copy(io.Discard, snap.RDB); err != nil {
+		return fmt.Errorf("read the RDB: %w", err)
 	}
+	return nil
 }

@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +20,17 @@ const (
 	Waiting    State = "waiting"
 )
 
+// Side is what a run can wait for. Several waits may be on at a time.
+type Side int
+
+// The sides.
+const (
+	OnSource Side = iota // to be reached, or to be ready
+	OnTarget             // likewise
+	OnSpool              // for room in it
+	sides
+)
+
 // Status is the state of a run with its reason, and the run's counters. The run and its sink write it, anybody may read it at any time;
 // it is for eyes, never for decisions. The zero value is ready for use.
 type Status struct {
@@ -26,35 +39,51 @@ type Status struct {
 	// several goroutines, and must not call the Status back.
 	Observe func(s State, why string)
 
-	mu      sync.Mutex
-	state   State
-	why     string
-	since   time.Time
-	resumed State  // what Go returns to after Wait
-	reason  string // and its reason
+	mu     sync.Mutex
+	base   State // what the run does, or did before it had to wait
+	reason string
+	waits  [sides]string // why, or "" where nothing is waited for
+
+	state State // what people see
+	why   string
+	since time.Time
 }
 
-// Set enters a state. While the run waits, the state is remembered and entered when the waiting is over.
+// Set enters a state. While the run waits for anything, that is what people see.
 func (s *Status) Set(state State, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.resumed, s.reason = state, why
-	s.enter(state, why)
+	s.base, s.reason = state, why
+	s.show()
 }
 
-// Wait says what the run waits for; Go, or Set, ends it.
-func (s *Status) Wait(why string) {
+// Wait says why the run waits; Go ends it.
+func (s *Status) Wait(side Side, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.enter(Waiting, why)
+	s.waits[side] = why
+	s.show()
 }
 
-// Go ends a Wait: back to the state before it. It does nothing when the run does not wait.
-func (s *Status) Go() {
+// Go ends a Wait.
+func (s *Status) Go(side Side) { s.Wait(side, "") }
+
+// Base is what the run does, or did before it had to wait.
+func (s *Status) Base() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state == Waiting && s.resumed != "" {
-		s.enter(s.resumed, s.reason)
+	return s.base
+}
+
+// show makes of state and waits what people see.
+func (s *Status) show() {
+	state, why := s.base, s.reason
+	waits := slices.DeleteFunc(slices.Clone(s.waits[:]), func(why string) bool { return why == "" })
+	if len(waits) > 0 {
+		state, why = Waiting, strings.Join(waits, "; ")
+	}
+	if state != "" {
+		s.enter(state, why)
 	}
 }
 
@@ -77,16 +106,20 @@ func (s *Status) Now() (state State, why string, since time.Time) {
 
 // Progress counts what a run has done.
 type Progress struct {
-	SnapshotSize  atomic.Int64 // bytes of the RDB, -1 when unknown
-	SnapshotRead  atomic.Int64 // bytes of the RDB of which all is in the target
-	SnapshotKeys  atomic.Int64 // keys in the target
-	SnapshotTotal atomic.Int64 // keys that the RDB announced so far
-	Received      atomic.Int64 // offset behind the last unit read from the source
-	Checkpointed  atomic.Int64 // offset up to which the target has everything
-	SourceOffset  atomic.Int64 // master_repl_offset as last seen
-	Commands      atomic.Int64 // commands committed
-	Transactions  atomic.Int64 // transactions that carried them
-	Rejected      atomic.Int64 // writes that the target refused, in this run
-	FullResyncs   atomic.Int64 // +FULLRESYNC seen
-	Reconnects    atomic.Int64 // attempts after the first
+	SnapshotSize     atomic.Int64 // bytes of the RDB, -1 when unknown
+	SnapshotRead     atomic.Int64 // bytes of the RDB of which all is in the target
+	SnapshotReceived atomic.Int64 // bytes of the RDB that have arrived, in this run
+	SnapshotKeys     atomic.Int64 // keys in the target
+	SnapshotTotal    atomic.Int64 // keys that the RDB announced so far
+	Received         atomic.Int64 // offset behind the last byte that is in the spool
+	Taken            atomic.Int64 // offset behind the last unit that the sink took
+	Checkpointed     atomic.Int64 // offset up to which the target has everything
+	SourceOffset     atomic.Int64 // master_repl_offset as last seen
+	Commands         atomic.Int64 // commands committed
+	Transactions     atomic.Int64 // transactions that carried them
+	Rejected         atomic.Int64 // writes that the target refused, in this run
+	FullResyncs      atomic.Int64 // +FULLRESYNC seen
+	Reconnects       atomic.Int64 // attempts after the first, of either side
+	SpoolUsed        atomic.Int64 // bytes
+	SpoolMax         atomic.Int64 // bytes
 }

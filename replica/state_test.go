@@ -10,8 +10,9 @@ import (
 
 func TestStatus(t *testing.T) {
 	set := func(state State, why string) func(*Status) { return func(s *Status) { s.Set(state, why) } }
-	wait := func(why string) func(*Status) { return func(s *Status) { s.Wait(why) } }
-	resume := func(s *Status) { s.Go() }
+	waitOn := func(side Side, why string) func(*Status) { return func(s *Status) { s.Wait(side, why) } }
+	wait := func(why string) func(*Status) { return waitOn(OnSource, why) }
+	resume := func(s *Status) { s.Go(OnSource) }
 	tests := []struct {
 		name string
 		do   []func(*Status)
@@ -23,10 +24,11 @@ func TestStatus(t *testing.T) {
 		{"a wait and back", []func(*Status){set(Loading, "a"), wait("w"), resume}, []string{"snapshot: a", "waiting: w", "snapshot: a"}},
 		{"the same wait again is no change", []func(*Status){set(Loading, "a"), wait("w"), wait("w"), resume, resume}, []string{"snapshot: a", "waiting: w", "snapshot: a"}},
 		{"one wait after another", []func(*Status){set(Loading, "a"), wait("w"), wait("x"), resume}, []string{"snapshot: a", "waiting: w", "waiting: x", "snapshot: a"}},
-		{"Set ends a wait", []func(*Status){set(Connecting, "a"), wait("w"), set(CatchingUp, "b"), resume}, []string{"connecting: a", "waiting: w", "catching_up: b"}},
+		{"a state set during a wait", []func(*Status){set(Connecting, "a"), wait("w"), set(CatchingUp, "b"), resume}, []string{"connecting: a", "waiting: w", "catching_up: b"}},
+		{"waits for both", []func(*Status){set(Loading, "a"), waitOn(OnTarget, "t"), wait("w"), resume, func(s *Status) { s.Go(OnTarget) }},
+			[]string{"snapshot: a", "waiting: t", "waiting: w; t", "waiting: t", "snapshot: a"}},
 		{"Go without a wait", []func(*Status){resume, set(InSync, "a"), resume}, []string{"in_sync: a"}},
 		{"a wait before any state", []func(*Status){wait("w"), resume}, []string{"waiting: w"}},
-		{"Waiting that was set", []func(*Status){set(Waiting, "w"), resume}, []string{"waiting: w"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

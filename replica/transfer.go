@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -9,93 +8,131 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // markLen is the length of the random mark behind an RDB whose length the source does not know (R: CONFIG_RUN_ID_SIZE).
 const markLen = 40
 
-// Transfer is an RDB on its way.
-type Transfer struct {
-	Size int64 // bytes, or -1 when the source does not know (diskless)
-	// Reader yields the RDB and, behind it, what belongs to the link: it has to be parsed up to its last byte and not beyond. It is
-	// [Link.Reader].
-	Reader *bufio.Reader
+// markQuiet is how long nothing may come behind that mark. The source says nothing more before it was acknowledged (protocol 0, fact 5), whereas a value that
+// holds the mark is followed by the rest of the RDB (T11).
+const markQuiet = 100 * time.Millisecond
+
+// What stands right before that mark: the RDB's EOF opcode and its CRC.
+const (
+	opcodeEOF = 0xff
+	opcodeLen = 1
+	crcLen    = 8
+)
+
+// rdb is an RDB on its way.
+type rdb struct {
+	left int64  // bytes to come, when the source has said how many
+	mark []byte // what follows on the last one, when it has not
+	held []byte // of mark: the last bytes read, as long as they may be the end of the RDB and the mark
+	end  bool   // the mark was found
 }
 
-// transferEnd is how to tell that a transfer has ended where it should.
-type transferEnd struct {
-	underway bool
-	end      int64  // the link's bytes read, when size is known
-	mark     []byte // what must follow, when it is not
-}
-
-// Transfer reads the announcement of the RDB that follows +FULLRESYNC. It waits while the source's BGSAVE runs.
-func (l *Link) Transfer(ctx context.Context) (Transfer, error) {
-	t := Transfer{Size: -1, Reader: l.br}
-	err := l.interruptible(ctx, func() error {
+// Transfer reads the announcement of the RDB that follows +FULLRESYNC, and returns its length in bytes, or -1 when the source does not know it (diskless). It
+// waits while the source's BGSAVE runs. [Link.ReadRDB] has the RDB then.
+func (l *Link) Transfer(ctx context.Context) (size int64, err error) {
+	err = l.interruptible(ctx, func() error {
 		line, err := l.line("waiting for the source's BGSAVE")
 		if err != nil {
 			return err
 		}
-		t.Size, l.rdb, err = l.announced(line)
+		size, l.rdb, err = l.announced(line)
 		return err
 	})
 	if err != nil {
-		return Transfer{}, fmt.Errorf("wait for the snapshot of the source %s: %w", l.conf.Endpoint, err)
+		return 0, fmt.Errorf("wait for the snapshot of the source %s: %w", l.conf.Endpoint, err)
 	}
-	return t, nil
+	return size, nil
 }
 
 // announced reads $<length> or $EOF:<mark> (protocol 1.4).
-func (l *Link) announced(line string) (size int64, end transferEnd, err error) {
+func (l *Link) announced(line string) (size int64, next rdb, err error) {
 	if strings.HasPrefix(line, "-") {
-		return 0, end, l.refused("PSYNC", line)
+		return 0, next, l.refused("PSYNC", line)
 	}
 	bad := func(reason string) error {
 		return &ProtocolError{Offset: -1, Near: near(nil, []byte(line)), Reason: reason}
 	}
 	what, ok := strings.CutPrefix(line, "$")
 	if !ok {
-		return 0, end, bad("no length of an RDB")
+		return 0, next, bad("no length of an RDB")
 	}
 	if mark, ok := strings.CutPrefix(what, "EOF:"); ok {
 		if len(mark) != markLen {
-			return 0, end, bad("the mark of an RDB's end is not of 40 bytes")
+			return 0, next, bad("the mark of an RDB's end is not of 40 bytes")
 		}
-		return -1, transferEnd{underway: true, mark: []byte(mark)}, nil
+		return -1, rdb{mark: []byte(mark)}, nil
 	}
 	size, err = strconv.ParseInt(what, 10, 64)
 	if err != nil || size < 0 {
-		return 0, end, bad("the length of an RDB is not a number")
+		return 0, next, bad("the length of an RDB is not a number")
 	}
-	return size, transferEnd{underway: true, end: l.consumed() + size}, nil
+	return size, rdb{left: size}, nil
 }
 
-// consumed counts the bytes that have been taken out of the link's reader.
-func (l *Link) consumed() int64 { return l.in.n - int64(l.br.Buffered()) }
+// ReadRDB reads the next bytes of the RDB into p, which should have room for 64 KiB or more; io.EOF is its end, and what [Link.Reader] yields from then on is the
+// stream. It takes the bytes as they come: whether they are a whole RDB, only who parses them can tell.
+func (l *Link) ReadRDB(p []byte) (n int, err error) {
+	switch w := &l.rdb; {
+	case w.mark != nil:
+		n, err = l.readMarked(p)
+	case w.left == 0:
+		return 0, io.EOF
+	default:
+		n, err = l.br.Read(p[:min(int64(len(p)), w.left)])
+		w.left -= int64(n)
+	}
+	if err == io.EOF && !l.rdb.end {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
 
-// EndTransfer checks, when the RDB was parsed to its end, that the source sees the end there too: exactly the announced bytes were
-// read, or the announced mark follows, which it takes. Otherwise the snapshot is corrupt, and the error a [ProtocolError].
-//
-// The end is found by parsing, never by looking for the mark: values may hold it (T11).
-func (l *Link) EndTransfer() error {
-	if !l.rdb.underway {
-		return errors.New("end of a transfer that was not begun")
+// readMarked holds back what may be the RDB's end and the mark behind it.
+func (l *Link) readMarked(p []byte) (int, error) {
+	const hold = opcodeLen + crcLen + markLen
+	w := &l.rdb
+	if w.end {
+		return 0, io.EOF
 	}
-	want := l.rdb
-	l.rdb = transferEnd{}
-	if want.mark == nil {
-		if over := l.consumed() - want.end; over != 0 {
-			return &ProtocolError{Offset: -1, Reason: fmt.Sprintf("the RDB ends %d bytes off its announced length", over)}
+	for {
+		had := copy(p, w.held)
+		n, err := l.br.Read(p[had:])
+		n += had
+		keep := min(n, hold)
+		w.held = append(w.held[:0], p[n-keep:n]...)
+		n -= keep
+		if keep == hold && w.held[0] == opcodeEOF && bytes.Equal(w.held[hold-markLen:], w.mark) {
+			quiet, err := l.quiet()
+			if err != nil {
+				return n, err
+			}
+			if quiet {
+				w.end = true
+				return n + copy(p[n:], w.held[:hold-markLen]), nil
+			}
 		}
-		return nil
+		if n > 0 || err != nil {
+			return n, err
+		}
 	}
-	got := make([]byte, markLen)
-	if n, err := io.ReadFull(l.br, got); err != nil {
-		return fmt.Errorf("read the mark behind the RDB, %d of %d bytes: %w", n, markLen, err)
+}
+
+// quiet tells that nothing comes for markQuiet. A link that ends is quiet.
+func (l *Link) quiet() (bool, error) {
+	l.in.patience = markQuiet
+	_, err := l.br.Peek(1)
+	l.in.patience = 0
+	switch {
+	case errors.Is(err, errInterrupted):
+		return false, err
+	case err != nil:
+		return true, nil
 	}
-	if !bytes.Equal(got, want.mark) {
-		return &ProtocolError{Offset: -1, Near: got, Reason: "the RDB is not followed by its announced mark"}
-	}
-	return nil
+	return false, nil
 }

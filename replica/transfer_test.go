@@ -2,6 +2,7 @@ package replica
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -47,37 +48,43 @@ func TestTransferAnnouncements(t *testing.T) {
 			if diff := cmp.Diff(test.err, classify(t, err)); diff != "" {
 				t.Errorf("%v (-want +got):\n%s", err, diff)
 			}
-			if err == nil && (got.Size != test.size || got.Reader != l.Reader()) {
-				t.Errorf("Transfer = %+v, want size %d and the link's reader", got, test.size)
+			if err == nil && got != test.size {
+				t.Errorf("Transfer = %d, want %d", got, test.size)
 			}
 		})
 	}
 }
 
-// The end of an RDB is where the parser says; the source's own idea of it must be the same (T9, T10, T11).
-func TestEndTransfer(t *testing.T) {
+// The RDB ends where the source has said: behind so many bytes, or at the mark that nothing follows (T9, T10, T11, T12).
+func TestReadRDB(t *testing.T) {
 	mark := strings.Repeat("0123456789", 4)
-	const rdb = "REDIS0011 and so on"
+	const rdb = "REDIS0011 and so on \xff12345678"
+	long := strings.Repeat("0123456789abcdef", 10000) + "\xff12345678"
+	false49 := "\xff12345678" + mark // what a value would have to hold to look like the end
 	stream := resp("SET", "k", "v")
 	tests := []struct {
 		name, sent string
-		parsed     int // bytes that the parser takes
-		bad        bool
-		eof        bool
+		then       string // sent once the replica acknowledges
+		want       string
+		cut        bool
 	}{
-		{"at the length", "$19\r\n" + rdb + stream, len(rdb), false, false},
-		{"before the length", "$19\r\n" + rdb + stream, len(rdb) - 1, true, false},
-		{"behind the length", "$19\r\n" + rdb + stream, len(rdb) + 1, true, false},
-		{"an RDB of no bytes", "$0\r\n" + stream, 0, false, false},
-		{"at the mark", "$EOF:" + mark + "\r\n" + rdb + mark + stream, len(rdb), false, false},
-		{"a value that looks like the mark (T11)", "$EOF:" + mark + "\r\n" + mark + rdb + mark + stream, len(mark) + len(rdb), false, false},
-		{"a byte before the mark", "$EOF:" + mark + "\r\n" + rdb + mark + stream, len(rdb) - 1, true, false},
-		{"a byte into the mark", "$EOF:" + mark + "\r\n" + rdb + mark + stream, len(rdb) + 1, true, false},
-		{"half a mark (T12)", "$EOF:" + mark + "\r\n" + rdb + mark[:20], len(rdb), false, true},
+		{"a length", fmt.Sprintf("$%d\r\n", len(rdb)) + rdb + stream, "", rdb, false},
+		{"no bytes", "$0\r\n" + stream, "", "", false},
+		{"a length that is not reached", "$1000\r\n" + rdb, "", rdb, true},
+		{"a mark", "$EOF:" + mark + "\r\n" + rdb + mark, stream, rdb, false},
+		{"a mark behind much", "$EOF:" + mark + "\r\n" + long + mark, stream, long, false},
+		{"a value that holds the mark (T11)", "$EOF:" + mark + "\r\n" + mark + "x" + mark + rdb + mark, stream, mark + "x" + mark + rdb, false},
+		{"a value that looks like the end", "$EOF:" + mark + "\r\n" + false49 + rdb + mark, stream, false49 + rdb, false},
+		{"half a mark (T12)", "$EOF:" + mark + "\r\n" + rdb + mark[:20], "", "", true},
+		{"no mark", "$EOF:" + mark + "\r\n" + long, "", long[:len(long)-49], true},
 	}
 	for _, test := range tests {
 		for _, pieces := range []string{"at once", "bytewise"} {
+			if pieces == "bytewise" && len(test.sent) > 10000 {
+				continue
+			}
 			t.Run(test.name+"/"+pieces, func(t *testing.T) {
+				t.Parallel()
 				l := mustDialScript(t, func(p *redistest.Peer) {
 					p.Handshake()
 					send := p.Send
@@ -85,38 +92,38 @@ func TestEndTransfer(t *testing.T) {
 						send = p.SendBytewise
 					}
 					send("+FULLRESYNC " + testID + " 1\r\n" + test.sent)
+					if test.then != "" {
+						p.WaitAck()
+						p.Send(test.then)
+					}
 				})
 				if _, err := l.Sync(t.Context(), Position{}); err != nil {
 					t.Fatal(err)
 				}
-				tr, err := l.Transfer(t.Context())
+				if _, err := l.Transfer(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(rdbOf{l})
+				if string(got) != test.want {
+					t.Errorf("an RDB of %d bytes, want %d", len(got), len(test.want))
+				}
+				if test.cut {
+					if !errors.Is(err, io.ErrUnexpectedEOF) {
+						t.Errorf("it ends with %v, want io.ErrUnexpectedEOF", err)
+					}
+					return
+				}
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := io.CopyN(io.Discard, tr.Reader, int64(test.parsed)); err != nil {
-					t.Fatal(err)
-				}
-				err = l.EndTransfer()
-				var pe *ProtocolError
-				switch {
-				case test.eof:
-					if !errors.Is(err, io.ErrUnexpectedEOF) {
-						t.Errorf("EndTransfer: %v, want io.ErrUnexpectedEOF", err)
-					}
-				case test.bad:
-					if !errors.As(err, &pe) {
-						t.Errorf("EndTransfer: %v, want a ProtocolError", err)
-					}
-				case err != nil:
-					t.Errorf("EndTransfer: %v", err)
-				default:
-					rest, err := io.ReadAll(l.Reader())
-					if err != nil || string(rest) != stream {
-						t.Errorf("behind it comes %q, %v, want the stream", rest, err)
+				if test.then != "" {
+					if err := l.Ack(0); err != nil {
+						t.Fatal(err)
 					}
 				}
-				if l.EndTransfer() == nil {
-					t.Error("a second EndTransfer succeeds")
+				rest, err := io.ReadAll(l.Reader())
+				if err != nil || string(rest) != stream {
+					t.Errorf("behind it comes %q, %v, want the stream", rest, err)
 				}
 			})
 		}

@@ -102,6 +102,9 @@ func (v *view) tail() string {
 		if v.lag > 0 {
 			text += " " + short(v.lag.Truncate(100*time.Millisecond))
 		}
+		if v.lagBytes > 0 {
+			text += fmt.Sprintf(" (%s to receive, %s to apply)", humanize.Bytes(uint64(v.toReceive)), humanize.Bytes(uint64(v.toApply)))
+		}
 	}
 	text += fmt.Sprintf("  %s commands/s", amount(v.commandsPerS))
 	if v.state == replica.CatchingUp && v.left > 0 {
@@ -120,6 +123,9 @@ func (v *view) loadingTail() string {
 	text := "  " + humanize.Bytes(uint64(v.snapshotRead))
 	if v.snapshotSize > 0 {
 		text += " of " + humanize.Bytes(uint64(v.snapshotSize))
+	}
+	if v.snapshotReceived > 0 && v.snapshotReceived != v.snapshotSize {
+		text += ", " + humanize.Bytes(uint64(v.snapshotReceived)) + " received"
 	}
 	text += "  " + amount(float64(v.snapshotKeys)) + " keys"
 	if v.snapshotSize < 0 && v.snapshotTotal > 0 { // the source does not know the size; it announces a database's keys when it begins with it

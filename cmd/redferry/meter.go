@@ -12,13 +12,15 @@ type view struct {
 	why     string
 	loading bool // the snapshot is on its way, or was when the run began to wait
 
-	snapshotRead, snapshotSize, snapshotKeys, snapshotTotal int64
-	received, checkpointed, sourceOffset, commands          int64
-	rejected, resyncs, reconnects                           int64
+	snapshotRead, snapshotSize, snapshotReceived, snapshotKeys, snapshotTotal int64
+	received, checkpointed, sourceOffset, commands                            int64
+	spoolUsed                                                                 int64
+	rejected, resyncs, reconnects                                             int64
 
 	bytesPerS, keysPerS, commandsPerS float64
 	left                              time.Duration // until the snapshot is in, or the stream is caught up; 0 when it cannot be told
-	lagBytes                          int64         // -1 before the source's offset is known
+	lagBytes                          int64         // -1 before the source's offset is known; the sum of
+	toReceive, toApply                int64         // what has not arrived, and what has and is not in the target
 	lag                               time.Duration // -1 when it cannot be told
 }
 
@@ -31,10 +33,10 @@ type meter struct {
 
 func (m *meter) look(s *replica.Status, now time.Time) view {
 	v := view{
-		snapshotRead: s.SnapshotRead.Load(), snapshotSize: s.SnapshotSize.Load(),
+		snapshotRead: s.SnapshotRead.Load(), snapshotSize: s.SnapshotSize.Load(), snapshotReceived: s.SnapshotReceived.Load(),
 		snapshotKeys: s.SnapshotKeys.Load(), snapshotTotal: s.SnapshotTotal.Load(),
 		received: s.Received.Load(), checkpointed: s.Checkpointed.Load(), sourceOffset: s.SourceOffset.Load(), commands: s.Commands.Load(),
-		rejected: s.Rejected.Load(), resyncs: s.FullResyncs.Load(), reconnects: s.Reconnects.Load(),
+		rejected: s.Rejected.Load(), resyncs: s.FullResyncs.Load(), reconnects: s.Reconnects.Load(), spoolUsed: s.SpoolUsed.Load(),
 		lagBytes: -1, lag: -1,
 	}
 	v.state, v.why, _ = s.Now()
@@ -57,7 +59,8 @@ func (m *meter) look(s *replica.Status, now time.Time) view {
 	}
 	v.bytesPerS = position
 	if v.sourceOffset > 0 {
-		v.lagBytes = max(0, v.sourceOffset-v.checkpointed)
+		v.toReceive, v.toApply = max(0, v.sourceOffset-v.received), max(0, v.received-v.checkpointed)
+		v.lagBytes = v.toReceive + v.toApply
 		v.lag = m.behind.at(now, v.sourceOffset, v.checkpointed)
 		v.left = timeLeft(v.lagBytes, position)
 	}

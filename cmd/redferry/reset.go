@@ -15,6 +15,7 @@ import (
 	"redferry/applier"
 	"redferry/applier/checkpoint"
 	"redferry/replica"
+	"redferry/replica/spool"
 )
 
 type resetCmd struct {
@@ -132,6 +133,9 @@ func (c *resetCmd) forget(w io.Writer, home *applier.Home) error {
 	known := ""
 	if home != nil {
 		known = home.Known()
+		if err := spool.Remove(spoolDir(home)); err != nil {
+			return fmt.Errorf("remove the spool: %w", err)
+		}
 	}
 	if known == "" {
 		_, err := fmt.Fprintf(w, "here: migration %q was not known\n", c.Name)

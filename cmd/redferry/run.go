@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ type runCmd struct {
 	AnnouncePort      int               `default:"0" help:"The port to announce to the source. Nothing that speaks Redis may listen there."`
 	SnapshotPipelines int               `default:"3" help:"Connections that load the snapshot."`
 	TargetTimeout     time.Duration     `default:"1m" help:"How long one round trip to the target may take, however large."`
+	RaiseSourceLimits bool              `help:"Lift the source's client-output-buffer-limit for replicas while it sends a snapshot, and put it back."`
+	spoolFlags
 	screenFlags
 }
 
@@ -41,7 +44,7 @@ func (c *runCmd) Run(ctx context.Context, s *streams) error {
 	return err
 }
 
-func (c *runCmd) replicate(ctx context.Context, screen *screen) error {
+func (c *runCmd) replicate(ctx context.Context, screen *screen) (err error) {
 	source, err := endpoint("source", c.Source, c.SourceTLS)
 	if err != nil {
 		return err
@@ -59,10 +62,22 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen) error {
 		return err
 	}
 	defer home.Close()
+	spool, err := c.openSpool(home)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closing := spool.Close(); err == nil && closing != nil {
+			err = closing
+		}
+	}()
 
 	log := screen.log
 	log.Info().Str("source", source.String()).Str("target", target.String()).Str("name", c.Name).Str("dir", home.Dir()).
 		Str("version", versionText()).Msg("redferry starts")
+	if found := spool.Found(); found != "" {
+		log.Info().Msg(found)
+	}
 	a := applier.New(applier.Config{
 		Name: c.Name, Target: target, Home: home,
 		OnFullResync: applier.Choice(c.OnFullResync), OnNotEmpty: applier.Choice(c.OnTargetNotEmpty),
@@ -73,7 +88,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen) error {
 	screen.begin(ctx)
 	return replica.Run(ctx, replica.RunConfig{
 		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness",
-		StopAt: stopAt, Status: screen.status, Log: log,
+		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, Status: screen.status, Log: log,
 	}, a)
 }
 

@@ -149,13 +149,13 @@ func (s *screen) show(ctx, run context.Context) {
 func (v *view) log(log zerolog.Logger) {
 	e := log.Info().Str("state", string(v.state)).Str("why", redact(v.why))
 	if v.loading {
-		e.Int64("snapshot_bytes", v.snapshotRead).Int64("snapshot_size", v.snapshotSize).
+		e.Int64("snapshot_bytes", v.snapshotRead).Int64("snapshot_size", v.snapshotSize).Int64("snapshot_received", v.snapshotReceived).
 			Int64("snapshot_keys", v.snapshotKeys).Int64("snapshot_total", v.snapshotTotal).
 			Int64("bytes_per_s", int64(v.bytesPerS)).Int64("keys_per_s", int64(v.keysPerS))
 	} else {
 		e.Int64("received", v.received).Int64("checkpointed", v.checkpointed).Int64("source_offset", v.sourceOffset)
 		if v.lagBytes >= 0 {
-			e.Int64("lag_bytes", v.lagBytes)
+			e.Int64("lag_bytes", v.lagBytes).Int64("to_receive_bytes", v.toReceive).Int64("to_apply_bytes", v.toApply)
 		}
 		if v.lag >= 0 {
 			e.Float64("lag_seconds", v.lag.Round(100*time.Millisecond).Seconds())
@@ -165,7 +165,7 @@ func (v *view) log(log zerolog.Logger) {
 	if v.left > 0 {
 		e.Int64("left_seconds", int64(v.left.Seconds()))
 	}
-	e.Int64("rejected", v.rejected).Msg("progress")
+	e.Int64("spool_bytes", v.spoolUsed).Int64("rejected", v.rejected).Msg("progress")
 }
 
 // end stops showing progress and, when the run has done what it should, sums it up.

@@ -106,7 +106,7 @@ func (s *Spool) report(err error) {
 // Usage is how much of what it may use a spool uses, in bytes.
 type Usage struct {
 	Used, Max int64
-	Full      bool  // Append waits for room
+	Full      bool  // Append waits for room; never said of a spool in memory, whose writer always waits for its reader
 	Free      int64 // of the file system; -1: unknown
 }
 
@@ -114,5 +114,5 @@ type Usage struct {
 func (s *Spool) Usage() Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Usage{Used: s.used, Max: s.max, Full: s.blocked, Free: s.space}
+	return Usage{Used: s.used, Max: s.max, Full: s.blocked && !s.volatile, Free: s.space}
 }

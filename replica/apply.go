@@ -1,0 +1,226 @@
+package replica
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"redferry/replica/spool"
+)
+
+// applyBuffer is the read buffer between spool and sink: large enough that most commands lie in it whole.
+const applyBuffer = 1 << 20
+
+// apply goes through all the steps from asking the target where it is to an end of its patience, or of the spool's service.
+func (r *run) apply(ctx context.Context) (progress bool, err error) {
+	attempt, src, done, err := r.desk.begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	progress, err = r.applyFrom(attempt, src)
+	if cause := context.Cause(attempt); errors.Is(cause, errRecalled) && AsStop(err) == nil && !errors.Is(err, errStopAt) {
+		err = cause
+	}
+	return progress, r.damaged(err)
+}
+
+func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err error) {
+	resume, err := r.sink.Resume(ctx, src)
+	if err != nil {
+		return false, err
+	}
+	r.Status.Go(OnTarget)
+	begun, _ := r.sink.Checkpointed()
+	if err := r.desk.offer(ctx, resume, r.serves); err != nil {
+		return false, err
+	}
+	at := resume.From
+	if !r.Spool.Holds(at.ReplID, at.Offset) {
+		if at, err = r.load(ctx, resume); err != nil {
+			return false, err
+		}
+	}
+	r.loading.Store(false)
+	err = r.stream(ctx, at)
+	have, _ := r.sink.Checkpointed()
+	return have > begun, err
+}
+
+// damaged gives what the spool holds up, when it cannot be read: a cache on a disk is believed less than the source, which is asked for the same again. It is the
+// source's own when it comes a second time.
+func (r *run) damaged(err error) error {
+	var garbage *ProtocolError
+	if !errors.As(err, &garbage) || r.garbage == garbage.Offset {
+		return err
+	}
+	r.garbage = garbage.Offset
+	r.Log.Warn().Err(err).Msg("the spool's stream cannot be read; it is dropped, and asked of the source again")
+	if err := r.Spool.Drop(); err != nil {
+		return fmt.Errorf("drop the spool: %w", err)
+	}
+	return fmt.Errorf("the spool cannot be read: %s", err) // not wrapped: that would end the run
+}
+
+// load hands the spool's snapshot to the sink: from its beginning, or what is left of it.
+func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
+	c := r.Spool.Contents()
+	snap := Snapshot{At: Position{ReplID: c.ID, Offset: c.At}, Size: c.Size}
+	why := fmt.Sprintf("full resync at offset %d of %s", c.At, c.ID)
+	if continues(c, resume.Part) {
+		snap.From = resume.Part.Read
+		if snap.From > 0 {
+			why += fmt.Sprintf(", going on at byte %d of the RDB", snap.From)
+		}
+	}
+	r.Status.SnapshotSize.Store(c.Size)
+	r.Status.Set(Loading, why)
+	rdb, err := r.Spool.ReadSnapshot(snap.From)
+	if err != nil {
+		return Position{}, fmt.Errorf("read the spool's snapshot: %w", err)
+	}
+	defer rdb.Close()
+	defer context.AfterFunc(ctx, rdb.Interrupt)()
+	in := &counted{Reader: rdb, n: snap.From}
+	snap.RDB = bufio.NewReaderSize(in, applyBuffer)
+	snap.Interrupt, snap.Durable = rdb.Interrupt, r.Spool.PassSnapshot
+	snap.End = func() error {
+		parsed := in.n - int64(snap.RDB.Buffered())
+		size, err := r.Spool.Whole(ctx)
+		if err == nil && size != parsed {
+			err = fmt.Errorf("%w: it is parsed to its end in %d bytes, and the source sent %d", ErrDamaged, parsed, size)
+		}
+		return err
+	}
+	at, err := r.sink.Snapshot(ctx, snap)
+	if errors.Is(err, ErrDamaged) {
+		err = errors.Join(err, r.Spool.Drop()) // the next run must not read it again
+	}
+	if err != nil {
+		return Position{}, err
+	}
+	size, err := r.Spool.Whole(ctx)
+	if err == nil {
+		r.Spool.PassSnapshot(size)
+	}
+	return at, err
+}
+
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// stream follows the replication stream from at until something ends it.
+func (r *run) stream(ctx context.Context, at Position) error {
+	r.Status.Taken.Store(at.Offset)
+	r.Status.Set(CatchingUp, fmt.Sprintf("from offset %d of %s, in database %d", at.Offset, at.ReplID, at.DB))
+	in, err := r.Spool.ReadStream(at.Offset)
+	if err != nil {
+		return fmt.Errorf("read the spool's stream: %w", err)
+	}
+	defer in.Close()
+	g, gctx := newGroup(ctx)
+	reading, done := context.WithCancel(context.WithoutCancel(gctx)) // Commit outlives the last Apply: what was read is written
+	var committed error
+	g.Go(func() error {
+		committed = r.sink.Commit(reading)
+		return committed
+	})
+	g.Go(func() error {
+		defer done()
+		return r.read(gctx, in, at)
+	})
+	g.Go(func() error { return r.pass(gctx) })
+	err = g.Wait()
+	if AsStop(committed) != nil && AsStop(err) == nil {
+		err = committed // found while it drained, after another had ended the group
+	}
+	if have, _ := r.sink.Checkpointed(); have > 0 {
+		r.Spool.PassStream(have)
+	}
+	return err
+}
+
+// read turns the spool's bytes into units for the sink.
+func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
+	defer context.AfterFunc(ctx, in.Interrupt)()
+	br := bufio.NewReaderSize(in, applyBuffer)
+	stream := NewStream(br, at)
+	id := at.ReplID
+	var u Unit
+	for r.StopAt.Offset == 0 || at.Offset < r.StopAt.Offset {
+		if br.Buffered() == 0 {
+			if err := r.Spool.Await(ctx, at.Offset, id); err != nil {
+				return err
+			}
+		}
+		if now := r.Spool.IDAt(at.Offset); now != id { // stored at once, even if nothing comes for a while: a second failover would make the old one worthless
+			id, at.ReplID = now, now
+			u = Unit{Start: at.Offset, End: at}
+		} else {
+			if err := stream.Next(&u); err != nil {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				return fmt.Errorf("read the stream of %s: %w", r.Source, err)
+			}
+			u.End.ReplID = id
+			at = u.End
+		}
+		if err := r.sink.Apply(ctx, &u); err != nil {
+			return err
+		}
+		r.Status.Taken.Store(at.Offset)
+		if u.GetAck {
+			r.ask(at.Offset)
+		}
+	}
+	return r.reach(ctx, at.Offset)
+}
+
+// ask has an offset acknowledged as soon as it is durable; the newest question replaces one that waits.
+func (r *run) ask(offset int64) {
+	select {
+	case <-r.asked:
+	default:
+	}
+	select {
+	case r.asked <- offset:
+	default:
+	}
+}
+
+// reach waits until the target has everything up to offset; then the run is over.
+func (r *run) reach(ctx context.Context, offset int64) error {
+	for {
+		have, moved := r.sink.Checkpointed()
+		if have >= offset {
+			return errStopAt
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// pass tells the spool what it need not keep.
+func (r *run) pass(ctx context.Context) error {
+	return every(ctx, 100*time.Millisecond, func() error {
+		have, _ := r.sink.Checkpointed()
+		r.Spool.PassStream(have)
+		return nil
+	})
+}

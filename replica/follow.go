@@ -1,0 +1,152 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// follow receives the stream until something ends it.
+func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched) error {
+	g, gctx := newGroup(ctx)
+	g.Go(func() error { return r.copyStream(gctx, link) })
+	g.Go(func() error { return r.acknowledge(gctx, link) })
+	g.Go(func() error { return r.watch(gctx, src, w) })
+	g.Go(func() error {
+		if r.desk.unserved(gctx, r.serves) != nil {
+			return nil // another has ended the group
+		}
+		return errReplan
+	})
+	err := g.Wait()
+	_ = r.ack(link) // what the drained target holds, if the source can still hear it
+	if ctx.Err() != nil || errors.Is(err, errStopAt) {
+		link.Leave()
+	}
+	return err
+}
+
+func (r *run) copyStream(ctx context.Context, link *Link) error {
+	defer context.AfterFunc(ctx, link.Interrupt)()
+	buf := make([]byte, receiveBuffer)
+	received := r.Spool.Contents().End
+	r.Status.Received.Store(received)
+	for {
+		n, err := link.Reader().Read(buf)
+		if n > 0 {
+			if err := r.Spool.Append(ctx, buf[:n], time.Now()); err != nil {
+				return spoolError(err)
+			}
+			received += int64(n)
+			r.Status.Received.Store(received)
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("receive the stream of %s: %w", r.Source, err)
+		}
+	}
+}
+
+// acknowledge tells the source each second, and whenever it asks, what is durable in the target.
+func (r *run) acknowledge(ctx context.Context, link *Link) error {
+	// After a diskless transfer the source sends nothing before it was acknowledged, and it does not hear that before it has seen its own
+	// child end: so the first words come more often.
+	begin := r.Status.Received.Load()
+	tick := time.NewTicker(time.Second / 10)
+	defer tick.Stop()
+	var wanted int64
+	for n := 0; ; n++ {
+		if n == 30 || r.Status.Received.Load() != begin {
+			tick.Reset(time.Second)
+		}
+		if err := r.ack(link); err != nil {
+			return err
+		}
+		have, moved := r.sink.Checkpointed()
+		if have >= wanted {
+			moved = nil // nobody waits for it
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case wanted = <-r.asked:
+		case <-moved:
+		}
+	}
+}
+
+// ack acknowledges the checkpoint, and 0 while a snapshot is on its way into the target: what is checkpointed belongs to another history then.
+func (r *run) ack(link *Link) error {
+	offset, _ := r.sink.Checkpointed()
+	if r.AckLiveness || r.loading.Load() {
+		offset = 0
+	}
+	return link.Ack(offset)
+}
+
+// watch follows the source's own offset: it is the one that tells in sync from catching up.
+//
+// In sync means that what the source had at one look is in the target by the next: less than one interval of lag. Of a source that does not
+// permit INFO nothing can be said.
+func (r *run) watch(ctx context.Context, src *source, w *watched) error {
+	defer r.Status.Go(OnSpool)
+	const often, seldom = 100 * time.Millisecond, time.Second
+	defer context.AfterFunc(ctx, src.close)() // a source that is frozen must not hold up the end
+	seen := int64(-1)                         // the source's offset at the last look
+	late := 0                                 // looks in a row by which that was not reached
+	for {
+		interval := often
+		have, _ := r.sink.Checkpointed()
+		switch state := r.Status.Base(); {
+		case seen < 0 || r.loading.Load():
+		case have >= seen:
+			late = 0
+			if state == CatchingUp {
+				r.Status.Set(InSync, fmt.Sprintf("the target has all up to offset %d", seen))
+			}
+			if r.StopAt.CaughtUp {
+				return errStopAt
+			}
+			interval = seldom
+		case state == InSync:
+			if late++; late > 20 { // one slow second is not a change of state
+				r.Status.Set(CatchingUp, fmt.Sprintf("%d bytes behind the source", seen-have))
+			}
+		}
+		r.sayFull()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(interval):
+		}
+		if src.blind {
+			continue
+		}
+		offset, err := src.offset(ctx, r.Spool.Contents().EndID)
+		if err != nil {
+			// The link has its own judgement of whether the source lives; without INFO there is only no news of the lag.
+			r.Log.Debug().Err(err).Msg("no news of the source's offset")
+			continue
+		}
+		seen = offset
+		r.Status.SourceOffset.Store(seen)
+		w.seen(ctx, r.Status.Received.Load(), seen)
+	}
+}
+
+// sayFull says it, with what it means, while the spool takes nothing.
+func (r *run) sayFull() {
+	u := r.Spool.Usage()
+	r.Status.SpoolUsed.Store(u.Used)
+	r.Status.SpoolMax.Store(u.Max)
+	if !u.Full {
+		r.Status.Go(OnSpool)
+		return
+	}
+	r.Status.Wait(OnSpool, fmt.Sprintf("the spool is full (%d of %d bytes): reading from the source pauses until the target has taken some; "+
+		"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max))
+}

@@ -1,0 +1,249 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// receiveBuffer is how much is read from the source, and written to the spool, at a time.
+const receiveBuffer = 512 << 10
+
+// errReplan ends receiving because the target is somewhere that the spool does not serve.
+var errReplan = errors.New("the target is not where the spool serves it")
+
+// receive goes through all the steps from nothing to a broken link.
+func (r *run) receive(ctx context.Context) (progress bool, err error) {
+	server, err := r.Source.Resolve(ctx)
+	if err != nil {
+		return false, err
+	}
+	src, err := dialSource(server)
+	if err != nil {
+		return false, err
+	}
+	defer src.close()
+	info, err := src.info(ctx)
+	if err != nil {
+		return false, err
+	}
+	if src.blind && r.StopAt.CaughtUp {
+		return false, &Stop{
+			Kind: Config, Reason: fmt.Sprintf("the source %s does not permit INFO, so that nobody can tell when the target is caught up", server),
+			Hint: "ACL SETUSER <user> +info on the source, or --stop-at with an offset",
+		}
+	}
+	si, err := src.describe(ctx, server, info)
+	if err != nil {
+		return false, err
+	}
+	r.desk.describe(si)
+	w := &watched{run: r, server: server, limits: limits{source: server, path: r.LimitsFile}}
+	w.putBack(ctx)
+	defer w.putBack(ctx)
+	link, at, err := r.connect(ctx, src, w)
+	if err != nil {
+		return false, err
+	}
+	defer link.Close()
+	if at.loading {
+		if err := r.transfer(ctx, link); err != nil {
+			return false, w.explain(ctx, err)
+		}
+	}
+	before := r.Spool.Contents().End
+	err = r.follow(ctx, src, link, w)
+	return at.loading || r.Spool.Contents().End > before, w.explain(ctx, err)
+}
+
+// begun is where a link begins, and whether with a snapshot.
+type begun struct {
+	Position
+	loading bool
+}
+
+// connect makes the plan, has the source agree to it, and carries out what it means for the spool.
+func (r *run) connect(ctx context.Context, src *source, w *watched) (_ *Link, at begun, err error) {
+	p, resume, err := r.plan(ctx, src)
+	defer r.desk.release()
+	if err != nil {
+		return nil, at, err
+	}
+	if p.what == reload {
+		r.Log.Info().Str("why", p.why).Msg("asking for a full resync")
+		if err := w.prepare(ctx, src); err != nil {
+			return nil, at, err
+		}
+	}
+	link, err := Dial(ctx, LinkConfig{
+		Endpoint: w.server, ListeningPort: r.ListeningPort, PSYNCCommand: r.PSYNCCommand,
+		ReadTimeout: src.readTimeout(ctx), OnWait: func(why string) { r.Status.Wait(OnSource, why) },
+	})
+	if err != nil {
+		return nil, at, err
+	}
+	defer func() {
+		if err != nil {
+			link.Close()
+		}
+	}()
+	if p.what == reload {
+		r.Status.Set(Loading, "asking the source for its RDB")
+	}
+	reply, err := link.Sync(ctx, p.from)
+	if err != nil {
+		return nil, at, err
+	}
+	if reply.Full && p.what != reload {
+		if err := r.surprise(p, resume); err != nil {
+			return nil, at, err
+		}
+		p.what = reload
+	}
+	if reply.Full {
+		w.began(reply.At)
+	}
+	at = begun{reply.At, reply.Full}
+	return link, at, r.change(ctx, link, p, at)
+}
+
+// surprise is for a full resync where the source's INFO had promised better. It is taken if it is allowed, since the source has forked already.
+func (r *run) surprise(p plan, resume *Resume) error {
+	const why = "it answered PSYNC with a full resync"
+	r.denied = p.from
+	switch {
+	case resume == nil: // the target has to be asked first; then it is decided again
+		return fmt.Errorf("the source cannot continue from %s: %s", p.from, why)
+	case resume.FullResync != nil:
+		return refuse(resume.FullResync, "the checkpoint", resume.From, why)
+	case resume.Part.Lost != nil:
+		return refuse(resume.Part.Lost, "behind the snapshot,", p.from, why)
+	}
+	return nil
+}
+
+// change makes the spool what the source has agreed to.
+func (r *run) change(ctx context.Context, link *Link, p plan, at begun) error {
+	var err error
+	switch p.what {
+	case reload:
+		var size int64
+		if size, err = link.Transfer(ctx); err != nil {
+			return err
+		}
+		r.Status.FullResyncs.Add(1)
+		r.Status.SnapshotSize.Store(size)
+		r.Status.SnapshotReceived.Store(0)
+		r.loading.Store(true)
+		r.granted.Store(true)
+		err = r.Spool.BeginSnapshot(at.ReplID, at.Offset, size)
+	case anew:
+		err = r.Spool.BeginStream(p.from.ReplID, p.from.Offset)
+	case cutBack:
+		r.Log.Warn().Int64("offset", p.from.Offset).Int64("bytes", r.Spool.Contents().End-p.from.Offset).
+			Msg("the source failed over to a server that did not have all that was received; what it lacks is dropped, and none of it was applied")
+		err = r.Spool.CutBack(p.from.Offset)
+	}
+	if err == nil && !at.loading {
+		err = r.Spool.Continue(at.ReplID)
+	}
+	if err != nil {
+		return spoolError(err)
+	}
+	r.Status.Go(OnSource)
+	return nil
+}
+
+// plan decides before PSYNC where to go on, so that a source is never made to fork for what the operator did not allow. When it returns a Resume, applying is
+// held until desk.release.
+func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
+	b, err := r.repeats(ctx, src)
+	if err != nil {
+		return plan{}, nil, err
+	}
+	if from := end(r.Spool.Contents()); !from.IsZero() && !r.desk.isUnserved(r.serves) {
+		if ok, _ := b.has(from); ok {
+			return plan{from: from}, nil, nil
+		}
+	}
+	resume, err := r.desk.hold(ctx)
+	if err != nil {
+		return plan{}, nil, err
+	}
+	if b, err = r.repeats(ctx, src); err != nil { // anew: the checkpoint may be younger than what the source said before
+		return plan{}, nil, err
+	}
+	p, stop := decide(r.Spool, r.granted.Load(), b, resume)
+	if b.Orphaned && !resume.From.IsZero() && (stop != nil || p.what == reload) {
+		return plan{}, nil, errors.New("the source is a replica that has lost its own primary")
+	}
+	if stop != nil {
+		return plan{}, nil, stop
+	}
+	return p, &resume, nil
+}
+
+// repeats asks the source what it can still repeat.
+func (r *run) repeats(ctx context.Context, src *source) (repeats, error) {
+	b := repeats{blind: src.blind, denied: r.denied}
+	if src.blind {
+		return b, nil
+	}
+	info, err := src.info(ctx)
+	if err != nil {
+		return b, err
+	}
+	b.Backlog, err = ParseBacklog(info)
+	return b, err
+}
+
+// spoolError says what it means that the disk did not take what the source sent.
+func spoolError(err error) error {
+	return fmt.Errorf("cannot write the spool: %w; the link to the source is closed meanwhile, and can go on for as long as its backlog reaches: make room in --dir", err)
+}
+
+// transfer receives the RDB, as fast as it comes, and keeps the source's patience meanwhile.
+func (r *run) transfer(ctx context.Context, link *Link) error {
+	defer context.AfterFunc(ctx, link.Interrupt)() // not at the group's end: the link is still needed
+	g, gctx := newGroup(ctx)
+	g.Go(func() error {
+		defer g.stop()
+		return r.copyRDB(gctx, link)
+	})
+	g.Go(func() error {
+		err := every(gctx, time.Second, link.KeepAlive)
+		if err != nil {
+			link.Close() // nothing more will come: let go of a read that waits for it
+		}
+		return err
+	})
+	err := g.Wait()
+	if err == nil {
+		err = r.Spool.EndSnapshot()
+	}
+	if err != nil { // its rest cannot be asked for
+		return errors.Join(fmt.Errorf("receive the snapshot: %w", err), r.Spool.Drop())
+	}
+	return nil
+}
+
+func (r *run) copyRDB(ctx context.Context, link *Link) error {
+	buf := make([]byte, receiveBuffer)
+	for {
+		n, err := link.ReadRDB(buf)
+		if n > 0 {
+			if err := r.Spool.Append(ctx, buf[:n], time.Time{}); err != nil {
+				return spoolError(err)
+			}
+			r.Status.SnapshotReceived.Add(int64(n))
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
