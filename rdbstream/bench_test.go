@@ -103,6 +103,9 @@ func TestAllocations(t *testing.T) {
 				if e.Kind == KindKey {
 					dst, _ = AppendDump(dst[:0], &e)
 				}
+				if s := r.State(); s.Offset != e.End {
+					t.Fatalf("state at %d, behind an entry that ends at %d", s.Offset, e.End)
+				}
 			}
 		}
 		for range 20 { // until the buffers have their size

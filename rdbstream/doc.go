@@ -10,6 +10,9 @@
 // Memory is bounded by one entry: a key and its value are held whole, however large they are. Buffers grow only as bytes really arrive,
 // so that a corrupt length costs nothing, and those above 1 MiB are dropped again when the next entries do not need them.
 //
+// A snapshot that broke off is gone on with: [Reader.State] is all that has to be known of the bytes before an entry's end, it fits in a line of
+// text, and [NewReaderAt] reads on behind it.
+//
 // Invariants: a Reader takes from the bufio.Reader exactly the bytes of the RDB, from its magic to its CRC, and none that follows.
 // io.EOF is returned only for a whole RDB whose CRC agrees; until then nothing that was read is certain. Entries are contiguous in order:
 // each one's Offset is at or behind the End of the one before. The package starts no goroutines; a Reader is for one goroutine at a time.

@@ -61,7 +61,7 @@ func (r *Reader) hashTmplArrayRef() error {
 	if err != nil {
 		return err
 	}
-	fields, ok := r.templates[id]
+	fields, ok := r.fields[id]
 	if !ok {
 		return &CorruptError{"a hash refers to a template that was not there"}
 	}
@@ -81,9 +81,15 @@ func (r *Reader) hashTemplate() error {
 	if err := r.w.skipStrings(fields); err != nil {
 		return err
 	}
-	if r.templates == nil {
-		r.templates = make(map[uint64]uint64)
-	}
-	r.templates[id] = fields
+	r.keep(Template{ID: id, Fields: fields})
 	return nil
+}
+
+// keep takes in a template.
+func (r *Reader) keep(t Template) {
+	if r.fields == nil {
+		r.fields = make(map[uint64]uint64)
+	}
+	r.templates = append(r.templates, t)
+	r.fields[t.ID] = t.Fields
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"strconv"
+	"strings"
 )
 
 // Reader reads one RDB.
@@ -12,7 +13,10 @@ type Reader struct {
 	w         window
 	version   Version
 	db        int
-	templates map[uint64]uint64 // HASH_TEMPLATE's number of fields by id
+	templates []Template        // in their order; only appended to, since states share it
+	fields    map[uint64]uint64 // number of fields by the template's id
+	keys      uint64            // handed out
+	announced uint64            // by RESIZEDB
 	names     []byte            // holds a key or name that had to be decoded
 	data      []byte            // likewise Data
 
@@ -109,30 +113,32 @@ func (r *Reader) next(e *Entry) error {
 	}
 }
 
-// magic reads the nine bytes of magic and version.
+// magicLen is the length of magic and version.
+const magicLen = 9
+
+// magic reads magic and version.
 func (r *Reader) magic() error {
-	var p [9]byte
+	var p [magicLen]byte
 	if err := r.w.copy(p[:]); err != nil {
 		return err
 	}
-	s := string(p[:])
-	var v Version
-	digits := s[5:]
-	if s[:6] == "VALKEY" {
-		v.Valkey, digits = true, s[6:]
-	} else if s[:5] != "REDIS" {
-		return &UnknownError{What: "magic", Name: s}
-	}
-	n, err := strconv.ParseUint(digits, 10, 16)
-	if err != nil {
-		return &UnknownError{What: "magic", Name: s}
-	}
-	v.Number = int(n)
-	if v.Valkey && (n < oldestValkey || n > newestValkey) || !v.Valkey && (n < 1 || n > newestRedis) {
-		return &UnknownError{What: "version", Name: s, Code: n}
-	}
+	v, err := parseMagic(string(p[:]))
 	r.version = v
-	return nil
+	return err
+}
+
+// parseMagic reads a magic with its version. The error is an [*UnknownError].
+func parseMagic(s string) (Version, error) {
+	digits, redis := strings.CutPrefix(s, "REDIS")
+	digits, valkey := strings.CutPrefix(digits, "VALKEY")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if len(s) != magicLen || redis == valkey || err != nil {
+		return Version{}, &UnknownError{What: "magic", Name: s}
+	}
+	if valkey && (n < oldestValkey || n > newestValkey) || redis && (n < 1 || n > newestRedis) {
+		return Version{}, &UnknownError{What: "version", Name: s, Code: n}
+	}
+	return Version{Valkey: valkey, Number: int(n)}, nil
 }
 
 // checkOpcode refuses what this version of RDB does not have: behind it nothing can be found.
@@ -211,6 +217,7 @@ func (r *Reader) readKey(e *Entry, typ byte, meta span) error {
 		return err
 	}
 	r.key = span{}
+	r.keys++
 	if meta.end > 0 {
 		e.Meta = raw[meta.head:meta.end]
 	}

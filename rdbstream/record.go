@@ -45,6 +45,7 @@ func (r *Reader) handOut(e *Entry, op byte) (err error) {
 		if e.Keys, err = r.w.number(); err == nil {
 			e.Expires, err = r.w.number()
 		}
+		r.announced += e.Keys
 		return err
 	case opModuleAux:
 		e.Kind = KindModuleAux
@@ -122,7 +123,8 @@ func (r *Reader) slotImport(e *Entry) error {
 // end reads the CRC behind the EOF opcode. 0 says that none was computed (rdbchecksum no).
 func (r *Reader) end() error {
 	if r.version.Number >= firstWithCRC {
-		computed := CRC64(r.w.crc, r.w.buf[:r.w.pos])
+		r.w.sum()
+		computed := r.w.crc
 		stored, err := r.w.uint64(8)
 		if err != nil {
 			return err

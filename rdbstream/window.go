@@ -22,13 +22,14 @@ const (
 //
 // The captured bytes begin at buf[mark]; those of the fillings before it, if the entry began there, are in spill.
 type window struct {
-	br    *bufio.Reader
-	buf   []byte // peeked from br, to be discarded there when all of it is scanned
-	pos   int    // the next byte of buf to scan
-	mark  int
-	spill []byte
-	base  int64  // bytes of the RDB before buf[0]
-	crc   uint64 // of those bytes
+	br     *bufio.Reader
+	buf    []byte // peeked from br, to be discarded there when all of it is scanned
+	pos    int    // the next byte of buf to scan
+	mark   int
+	spill  []byte
+	base   int64  // bytes of the RDB before buf[0]
+	crc    uint64 // of those bytes, and of buf up to summed
+	summed int
 }
 
 // offset is the number of the RDB's bytes that are scanned.
@@ -59,9 +60,15 @@ func (w *window) captured() []byte {
 func (w *window) release() {
 	_, _ = w.br.Discard(w.pos) // cannot fail: so many bytes are buffered
 	w.spill = append(w.spill, w.buf[w.mark:w.pos]...)
-	w.crc = CRC64(w.crc, w.buf[:w.pos])
+	w.sum()
 	w.base += int64(w.pos)
-	w.buf, w.pos, w.mark = nil, 0, 0
+	w.buf, w.pos, w.mark, w.summed = nil, 0, 0, 0
+}
+
+// sum brings the CRC up to what is scanned. It is called for whole windows, and in between only where somebody asks for the CRC.
+func (w *window) sum() {
+	w.crc = CRC64(w.crc, w.buf[w.summed:w.pos])
+	w.summed = w.pos
 }
 
 // fill replaces the window, all of which is scanned, by the next one, of at least one byte. It reads from the underlying reader only when
