@@ -47,8 +47,8 @@ func AsStop(err error) *Stop {
 // ErrCompleted says that a cutover has completed the migration: there is nothing to do, and nothing wrong.
 var ErrCompleted = errors.New("this migration is completed")
 
-// ErrDamaged says that what was received is not what a source sends: a copy of it on this machine must not be used again.
-var ErrDamaged = errors.New("what was received is damaged")
+// ErrDamaged says that what the RDB yields is not what a source sends, or nothing that this program can read: the cached copy must not be used again.
+var ErrDamaged = errors.New("the RDB cannot be used")
 
 // ProtocolError says that the source sent what no Redis or Valkey sends at this place. Offset is the replication offset of the first byte
 // of Near, or -1 before the stream; Near holds at most 64 bytes.

@@ -25,7 +25,7 @@ type Phase string
 
 // The phases of a migration.
 const (
-	PhaseSnapshot  Phase = "snapshot"  // a snapshot in part: useless without another full resync
+	PhaseSnapshot  Phase = "snapshot"  // a snapshot in part, of what the source had at Offset: useless without its rest
 	PhaseStream    Phase = "stream"    // the source's data as of Offset
 	PhaseCompleted Phase = "completed" // a cutover's tombstone: no process may write here again
 )
@@ -49,10 +49,11 @@ type Record struct {
 	ReplID  string
 	Offset  int64 // all units up to here are in the target
 	Checked int64 // every reply up to here was read
-	DB      int   // selected in the stream at Offset
+	DB      int   // selected in the stream at Offset; in the snapshot phase as far as the RDB has said
 
-	SnapshotRead int64 // bytes of the RDB of which all is in the target
-	SnapshotSize int64 // bytes of the RDB, -1 when unknown
+	SnapshotRead int64  // bytes of the RDB of which all is in the target
+	SnapshotScan string // the reader's state there, as rdbstream gives it: what the rest can be read with. Empty when there is no such place
+	SnapshotSize int64  // bytes of the RDB, -1 when unknown
 
 	Rejected  int64  // writes that the target refused for good
 	Diverged  int64  // transactions that committed although their guard had not agreed
@@ -127,6 +128,7 @@ const (
 	FieldChecked  = "checked"
 	FieldDB       = "db"
 	FieldSnapRead = "snapshot_read"
+	FieldSnapScan = "snapshot_scan"
 	FieldSnapSize = "snapshot_size"
 	FieldRejected = "rejected"
 	FieldDiverged = "diverged"
@@ -148,6 +150,7 @@ func (r *Record) Fields() []string {
 		FieldChecked, itoa(r.Checked),
 		FieldDB, strconv.Itoa(r.DB),
 		FieldSnapRead, itoa(r.SnapshotRead),
+		FieldSnapScan, r.SnapshotScan,
 		FieldSnapSize, itoa(r.SnapshotSize),
 		FieldRejected, itoa(r.Rejected),
 		FieldDiverged, itoa(r.Diverged),
@@ -177,6 +180,7 @@ func Parse(fields map[string]string) (r Record, ok bool, err error) {
 		Checked:      p.int(FieldChecked),
 		DB:           int(p.int(FieldDB)),
 		SnapshotRead: p.int(FieldSnapRead),
+		SnapshotScan: fields[FieldSnapScan],
 		SnapshotSize: p.int(FieldSnapSize),
 		Rejected:     p.int(FieldRejected),
 		Diverged:     p.int(FieldDiverged),

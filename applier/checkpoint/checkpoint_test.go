@@ -13,7 +13,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func full() Record {
 	return Record{
 		Name: "orders", Epoch: 1763760000123, Phase: PhaseStream, Origin: OriginMerge, ReplID: strings.Repeat("ab", 20),
-		Offset: 1 << 40, Checked: 1<<40 - 7, DB: 15, SnapshotRead: 9, SnapshotSize: -1, Rejected: 2, Diverged: 1,
+		Offset: 1 << 40, Checked: 1<<40 - 7, DB: 15, SnapshotRead: 9, SnapshotScan: "1 REDIS0011 offset=9", SnapshotSize: -1, Rejected: 2, Diverged: 1,
 		Unchecked: "5-9", Time: 1763760000456, Source: "10.0.0.1:6379",
 	}
 }
