@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"redferry/applier/checkpoint"
+	"redferry/rdbstream"
 	"redferry/replica"
 )
 
@@ -53,8 +54,6 @@ type Applier struct {
 	rec    checkpoint.Record // as it stands in the target, so far as this process knows
 	onFull Choice            // how Snapshot prepares the target; set by Resume
 	stored int64             // the checked offset that the target has
-	// loadingInto is the target's history while a snapshot is loaded: with another one it may lack what it has taken already. Else empty.
-	loadingInto string
 	// changes counts what happened to rec beside its progress, and written how much of that the target has.
 	changes, written int64
 	conn             *conn // of the stream
@@ -102,14 +101,14 @@ func (a *Applier) Checkpointed() (int64, <-chan struct{}) {
 	return a.done, a.moved
 }
 
-// setCheckpointed publishes the offset of a.rec.
+// setCheckpointed publishes the offset of a.rec; 0 as long as the target does not hold what the source had there.
 func (a *Applier) setCheckpointed() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.rec.Phase != checkpoint.PhaseStream {
-		return
+	a.done = 0
+	if a.rec.Phase == checkpoint.PhaseStream {
+		a.done = a.rec.Offset
 	}
-	a.done = a.rec.Offset
 	a.Status.Checkpointed.Store(a.done)
 	close(a.moved)
 	a.moved = make(chan struct{})
@@ -137,6 +136,7 @@ func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.R
 		return replica.Resume{}, err
 	}
 	a.first = false
+	a.setCheckpointed()
 	return resume, nil
 }
 
@@ -170,22 +170,8 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 	rec.Source = src.Addr
 	a.rec = rec
 	if rec.Phase == checkpoint.PhaseSnapshot {
-		if rec.Origin == checkpoint.OriginEmpty {
-			// Nothing but our own half snapshot can be there: the one flush that needs no leave (promise 3).
-			a.onFull = Flush
-			return replica.Resume{}, nil
-		}
-		choice := a.OnNotEmpty // what was allowed for the first try holds until one has succeeded
-		if choice == Refuse {
-			choice = a.OnFullResync
-		}
-		return a.allow(choice, &replica.Stop{
-			Kind:   replica.Decide,
-			Reason: "the last snapshot into this target broke off, and the target held other keys before it",
-			Hint:   "--on-target-not-empty=merge loads it again over what is there, =flush empties the target first",
-		}), nil
+		return a.judgePart(&rec), nil
 	}
-	a.setCheckpointed()
 	resume := a.allow(a.OnFullResync, &replica.Stop{
 		Kind:   replica.Decide,
 		Reason: "a full resync would be needed, and the target already holds data of this migration",
@@ -195,13 +181,65 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 	return resume, nil
 }
 
+// judgePart decides about a target that holds a snapshot in part: how its rest could be loaded, and what may be done when there is no rest.
+func (a *Applier) judgePart(rec *checkpoint.Record) replica.Resume {
+	var resume replica.Resume
+	if rec.Origin == checkpoint.OriginEmpty {
+		// Nothing but our own half snapshot can be there: the one flush that needs no leave (promise 3).
+		a.onFull = Flush
+	} else {
+		choice := a.OnNotEmpty // what was allowed for the first try holds until one has succeeded
+		if choice == Refuse {
+			choice = a.OnFullResync
+		}
+		resume = a.allow(choice, &replica.Stop{
+			Kind:   replica.Decide,
+			Reason: "the last snapshot into this target broke off, and the target held other keys before it",
+			Hint:   "--on-target-not-empty=merge loads it again over what is there, =flush empties the target first",
+		})
+	}
+	resume.Part = a.part(rec)
+	return resume
+}
+
+// part is what a snapshot that broke off has left in the target, if it can be gone on with. One of which something was refused is loaded
+// anew, unless the run may go on without that: the target may have been mended since, and then the same command needs no other word.
+func (a *Applier) part(rec *checkpoint.Record) replica.Part {
+	if rec.SnapshotScan == "" || !a.KeepGoing && (rec.Rejected > 0 || rec.Diverged > 0) {
+		return replica.Part{}
+	}
+	state, err := scanState(rec)
+	if err != nil {
+		a.Log.Warn().Err(err).Msg("the checkpoint does not say properly how far the snapshot came: it is loaded anew")
+		return replica.Part{}
+	}
+	part := replica.Part{At: replica.Position{ReplID: rec.ReplID, Offset: rec.Offset}, Read: state.Offset}
+	if a.OnFullResync != Flush && a.OnFullResync != Merge {
+		part.Lost = &replica.Stop{
+			Kind:   replica.Decide,
+			Reason: "the rest of the snapshot is on this machine, but the source cannot continue behind it",
+			Hint:   "--on-full-resync=flush empties the target and loads a new snapshot, =merge loads it over what is there",
+		}
+	}
+	return part
+}
+
+// scanState is where reading a record's snapshot goes on.
+func scanState(rec *checkpoint.Record) (rdbstream.State, error) {
+	state, err := rdbstream.ParseState(rec.SnapshotScan)
+	if err == nil && state.Offset != rec.SnapshotRead {
+		err = fmt.Errorf("the snapshot was read up to byte %d, its scan up to byte %d", rec.SnapshotRead, state.Offset)
+	}
+	return state, err
+}
+
 // admit looks at what an earlier run left in the record: refused writes and a fence that did not hold are the operator's to judge.
 func (a *Applier) admit(rec *checkpoint.Record) error {
 	if rec.NoteLostReplies() {
 		a.changes++
 		a.Log.Warn().Str("ranges", rec.Unchecked).Msg("replies to some writes were lost; they are in the target, but whether all of them succeeded was not seen")
 	}
-	if a.KeepGoing || rec.Phase == checkpoint.PhaseSnapshot { // a snapshot in part is loaded anew, whatever was missing from it
+	if a.KeepGoing || rec.Phase == checkpoint.PhaseSnapshot { // a snapshot in part of which something is missing is loaded anew: see part
 		return nil
 	}
 	if rec.Diverged > 0 {

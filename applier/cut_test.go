@@ -58,18 +58,33 @@ func recordSource(t *testing.T) *recorded {
 	t.Helper()
 	src := redistest.Start(t, redistest.Latest(t), quiet)
 	say(t, src, keys...)
+	rec := &recorded{}
+	var in *bufio.Reader
+	rec.start, rec.rdb, in = psync(t, src)
+	say(t, src, units...)
+	rec.stream = make([]byte, src.Offset(t)-rec.start.Offset)
+	if _, err := io.ReadFull(in, rec.stream); err != nil {
+		t.Fatal(err)
+	}
+	rec.info, rec.digest = src.DoString(t, "INFO"), src.DoString(t, "DEBUG", "DIGEST")
+	return rec
+}
+
+// psync is a replica of a real source: it gives the position that the source names, its RDB, and, until the test ends, its stream.
+func psync(t *testing.T, src *redistest.Server) (start replica.Position, rdb []byte, in *bufio.Reader) {
+	t.Helper()
 	conn, err := net.Dial("tcp", src.Addr())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := fmt.Fprint(conn, "PSYNC ? -1\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	in := bufio.NewReader(conn)
+	in = bufio.NewReader(conn)
 	line := func(prefix string) string { // beside newlines, while the source waits for its child
 		for {
 			text, err := in.ReadString('\n')
@@ -84,20 +99,13 @@ func recordSource(t *testing.T) *recorded {
 			}
 		}
 	}
-	rec := &recorded{}
 	id, offset, _ := strings.Cut(line("+FULLRESYNC "), " ")
-	rec.start = replica.Position{ReplID: id, Offset: number(t, offset)}
-	rec.rdb = make([]byte, number(t, line("$")))
-	if _, err := io.ReadFull(in, rec.rdb); err != nil {
+	start = replica.Position{ReplID: id, Offset: number(t, offset)}
+	rdb = make([]byte, number(t, line("$")))
+	if _, err := io.ReadFull(in, rdb); err != nil {
 		t.Fatal(err)
 	}
-	say(t, src, units...)
-	rec.stream = make([]byte, src.Offset(t)-rec.start.Offset)
-	if _, err := io.ReadFull(in, rec.stream); err != nil {
-		t.Fatal(err)
-	}
-	rec.info, rec.digest = src.DoString(t, "INFO"), src.DoString(t, "DEBUG", "DIGEST")
-	return rec
+	return start, rdb, in
 }
 
 // replayed serves a recording as a source does.

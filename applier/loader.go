@@ -22,17 +22,26 @@ const (
 	loadBytes = 256 << 10
 )
 
+// progress is a place in the RDB: the end of an entry, with what the RDB has said up to there of where the stream goes on.
+type progress struct {
+	scan rdbstream.State
+	db   int
+}
+
 // loader carries keys from the scanner to the pipelines. Its batches go round: at most twice as many as pipelines, and one, are in memory.
 type loader struct {
 	a     *Applier
-	cur   *keyBatch      // that the scanner fills
-	empty chan *keyBatch // to fill
-	full  chan *keyBatch // to write; closed when the RDB is through
+	r     *rdbstream.Reader // the scanner's
+	db    int               // that the stream goes on in, as far as the RDB has said; the scanner's
+	cur   *keyBatch         // that the scanner fills
+	empty chan *keyBatch    // to fill
+	full  chan *keyBatch    // to write; closed when the RDB is through
 	seq   int64
 
 	mu      sync.Mutex
-	written map[int64]int64 // where batches end that are in, but not all before them
-	next    int64           // the first batch that is not in
+	written map[int64]progress // where batches end that are in, but not all before them
+	next    int64              // the first batch that is not in
+	done    progress           // all up to here is in
 }
 
 // keyBatch is some keys of the snapshot, in memory of its own.
@@ -40,7 +49,7 @@ type keyBatch struct {
 	seq   int64
 	bytes []byte
 	keys  []loadKey
-	end   int64 // RDB bytes up to and with its last key
+	end   progress // behind its last key; zero for the last batch, with which the RDB ends
 }
 
 // loadKey is one key of a batch: where it and its payload end in bytes, and what RESTORE needs beside them.
@@ -54,14 +63,21 @@ type loadKey struct {
 	offset       int64
 }
 
-func newLoader(a *Applier) *loader {
+// newLoader makes a loader for what r yields: the RDB behind from.
+func newLoader(a *Applier, r *rdbstream.Reader, from progress) *loader {
 	n := 2*a.Pipelines + 1
-	l := &loader{a: a, cur: &keyBatch{}, empty: make(chan *keyBatch, n), full: make(chan *keyBatch, n), written: map[int64]int64{}}
+	l := &loader{
+		a: a, r: r, db: from.db, cur: &keyBatch{}, empty: make(chan *keyBatch, n), full: make(chan *keyBatch, n),
+		written: map[int64]progress{}, done: from,
+	}
 	for range n {
 		l.empty <- &keyBatch{}
 	}
 	return l
 }
+
+// session writes to the target that has taken what was loaded so far.
+func (l *loader) session() session { return session{a: l.a, held: l.a.target.history} }
 
 func isEnd(err error) bool { return errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) }
 
@@ -86,12 +102,11 @@ func (l *loader) add(ctx context.Context, e *rdbstream.Entry) error {
 	}
 	k.payload = len(b.bytes)
 	b.keys = append(b.keys, k)
-	b.end = e.End
 	if size := int64(k.payload - k.key); size > l.a.target.maxBulk {
 		return l.tooLong(ctx, b, size)
 	}
 	if len(b.bytes) >= loadBytes || len(b.keys) >= loadKeys {
-		return l.flush(ctx)
+		return l.flush(ctx, progress{scan: l.r.State(), db: l.db})
 	}
 	return nil
 }
@@ -106,9 +121,9 @@ func (l *loader) tooLong(ctx context.Context, b *keyBatch, size int64) error {
 	return err
 }
 
-// flush hands the batch that fills to the pipelines and takes an empty one.
-func (l *loader) flush(ctx context.Context) error {
-	l.cur.seq = l.seq
+// flush hands the batch that fills to the pipelines and takes an empty one. end is where the scanner is.
+func (l *loader) flush(ctx context.Context, end progress) error {
+	l.cur.seq, l.cur.end = l.seq, end
 	l.seq++
 	select {
 	case l.full <- l.cur:
@@ -125,7 +140,7 @@ func (l *loader) flush(ctx context.Context) error {
 
 // write is one pipeline: it takes batches until there are no more.
 func (l *loader) write(ctx context.Context) error {
-	s := session{a: l.a}
+	s := l.session()
 	defer s.close()
 	for b := range l.full {
 		if err := l.writeBatch(ctx, &s, b); err != nil {
@@ -202,16 +217,18 @@ func (l *loader) settle(b *keyBatch) {
 		}
 		delete(l.written, l.next)
 		l.next++
-		if end > 0 { // an empty last batch has none
-			l.a.Status.SnapshotRead.Store(end)
+		if end.scan.Offset > 0 { // behind the last batch there is nothing to go on with
+			l.done = end
+			l.a.Status.SnapshotRead.Store(end.scan.Offset)
 		}
 	}
 }
 
-// keepProgress stores each second how far the snapshot is.
-func (l *loader) keepProgress(ctx context.Context) error {
-	s := session{a: l.a}
+// keepProgress stores each second how far the snapshot is, and then tells snap.Durable.
+func (l *loader) keepProgress(ctx context.Context, snap replica.Snapshot) error {
+	s := l.session()
 	defer s.close()
+	told := snap.From
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -221,11 +238,13 @@ func (l *loader) keepProgress(ctx context.Context) error {
 		case <-tick.C:
 		}
 		l.mu.Lock()
-		rejected := l.a.rec.Rejected
+		done, rejected := l.done, l.a.rec.Rejected // what was refused before that place is counted by then
 		l.mu.Unlock()
 		v, err := s.run(ctx, func(p *pipeline) {
 			p.hset(checkpoint.Key(l.a.Name), []string{
-				checkpoint.FieldSnapRead, strconv.FormatInt(l.a.Status.SnapshotRead.Load(), 10),
+				checkpoint.FieldSnapRead, strconv.FormatInt(done.scan.Offset, 10),
+				checkpoint.FieldSnapScan, done.scan.String(),
+				checkpoint.FieldDB, strconv.Itoa(done.db),
 				checkpoint.FieldRejected, strconv.FormatInt(rejected, 10),
 				checkpoint.FieldTime, strconv.FormatInt(time.Now().UnixMilli(), 10),
 			})
@@ -241,6 +260,10 @@ func (l *loader) keepProgress(ctx context.Context) error {
 			defer l.mu.Unlock()
 			return l.a.diverge(ctx, v)
 		}
+		if done.scan.Offset > told {
+			told = done.scan.Offset
+			snap.Durable(told)
+		}
 	}
 }
 
@@ -248,7 +271,7 @@ func (b *keyBatch) reset() {
 	if cap(b.bytes) > 4*loadBytes { // a giant value's memory is given back
 		b.bytes = nil
 	}
-	b.bytes, b.keys, b.end = b.bytes[:0], b.keys[:0], 0
+	b.bytes, b.keys, b.end = b.bytes[:0], b.keys[:0], progress{}
 }
 
 func (b *keyBatch) start(i int) int {

@@ -15,6 +15,8 @@ type session struct {
 	a     *Applier
 	conn  *conn
 	doubt bool // what an earlier connection carried may still arrive
+	// held is the history of the target that took what was written before, when that has to be there still.
+	held string
 }
 
 func (s *session) close() {
@@ -47,6 +49,10 @@ func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, err
 		conn, err := s.a.dial(ctx, s.doubt)
 		if err != nil {
 			return verdict{}, err
+		}
+		if s.held != "" && conn.history != s.held {
+			conn.close()
+			return verdict{}, fmt.Errorf("the target was restarted, or has failed over: %w", errLost)
 		}
 		s.conn, s.doubt = conn, false
 	}

@@ -18,11 +18,18 @@ import (
 
 // Snapshot implements [replica.Sink].
 func (a *Applier) Snapshot(ctx context.Context, snap replica.Snapshot) (replica.Position, error) {
-	defer func() { a.loadingInto = "" }()
-	if err := a.begin(ctx, snap); err != nil {
-		return replica.Position{}, fmt.Errorf("begin the snapshot: %w", err)
+	var from progress
+	if snap.From == 0 {
+		if err := a.begin(ctx, snap); err != nil {
+			return replica.Position{}, fmt.Errorf("begin the snapshot: %w", err)
+		}
+	} else {
+		var err error
+		if from, err = a.goOn(ctx, snap); err != nil {
+			return replica.Position{}, fmt.Errorf("go on with the snapshot: %w", err)
+		}
 	}
-	at, err := a.load(ctx, snap)
+	at, err := a.load(ctx, snap, from)
 	if err != nil {
 		return replica.Position{}, err
 	}
@@ -43,9 +50,8 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 		ReplID: snap.At.ReplID, Offset: snap.At.Offset, Checked: snap.At.Offset,
 		SnapshotSize: snap.Size, Time: time.Now().UnixMilli(), Source: a.rec.Source,
 	}
-	a.Status.SnapshotKeys.Store(0)
-	a.Status.SnapshotTotal.Store(0)
-	a.Status.SnapshotRead.Store(0)
+	a.setCheckpointed() // whatever the target holds of an older history, it is on its way out
+	a.showProgress(rdbstream.State{})
 	if a.onFull == asIs { // the source has taken its time: whatever came into the target meanwhile is not ours to flush later
 		if err := a.mustBeEmpty(ctx); err != nil {
 			return err
@@ -71,17 +77,56 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 	if v.unguarded {
 		return a.diverge(ctx, v)
 	}
-	a.loadingInto = s.conn.history
 	a.Log.Info().Str("origin", string(origin)).Int64("bytes", snap.Size).Msg("loading the snapshot")
 	return a.Home.Know(a.rec.Source, a.Target.String())
+}
+
+// goOn makes sure that the target holds the snapshot in part that Resume has found, and finds the place in the RDB to go on from.
+//
+// It begins a new generation of the fence before it looks: what an earlier attempt's connections still carry, a FLUSHALL of begin among it,
+// has been carried out by then, and is seen in the checkpoint, or never will be.
+func (a *Applier) goOn(ctx context.Context, snap replica.Snapshot) (progress, error) {
+	state, err := scanState(&a.rec)
+	if err != nil {
+		return progress{}, err
+	}
+	if a.rec.ReplID != snap.At.ReplID || a.rec.Offset != snap.At.Offset || state.Offset != snap.From {
+		return progress{}, fmt.Errorf("the target holds the snapshot of %s up to byte %d; it cannot take that of %s from byte %d",
+			a.rec.Position(), state.Offset, snap.At, snap.From)
+	}
+	conn, err := a.dial(ctx, true)
+	if err != nil {
+		return progress{}, err
+	}
+	defer conn.close()
+	rec, ok, err := ReadCheckpoint(ctx, conn, a.Name)
+	if err != nil {
+		return progress{}, err
+	}
+	if !ok || rec.Epoch != a.owner.epoch || rec.Phase != a.rec.Phase || rec.ReplID != a.rec.ReplID || rec.SnapshotScan != a.rec.SnapshotScan {
+		return progress{}, errLost
+	}
+	if snap.Size >= 0 {
+		a.rec.SnapshotSize = snap.Size
+	}
+	a.showProgress(state)
+	a.Log.Info().Int64("from", snap.From).Int64("bytes", a.rec.SnapshotSize).Msg("going on with the snapshot")
+	return progress{scan: state, db: a.rec.DB}, nil
+}
+
+// showProgress has the status say that the snapshot is in up to a state.
+func (a *Applier) showProgress(s rdbstream.State) {
+	a.Status.SnapshotKeys.Store(int64(s.Keys))
+	a.Status.SnapshotTotal.Store(int64(s.Announced))
+	a.Status.SnapshotRead.Store(s.Offset)
 }
 
 // complete stores, after all keys are in, that the target holds what the source had at this position.
 func (a *Applier) complete(ctx context.Context, at replica.Position) error {
 	a.rec.Phase, a.rec.DB = checkpoint.PhaseStream, at.DB
-	a.rec.SnapshotRead = a.Status.SnapshotRead.Load()
+	a.rec.SnapshotRead, a.rec.SnapshotScan = a.Status.SnapshotRead.Load(), ""
 	a.rec.Time = time.Now().UnixMilli()
-	s := session{a: a, doubt: true}
+	s := session{a: a, doubt: true, held: a.target.history}
 	defer s.close()
 	v, err := s.run(ctx, func(p *pipeline) { p.hset(checkpoint.Key(a.Name), a.rec.Fields()) })
 	if err != nil {
@@ -95,24 +140,28 @@ func (a *Applier) complete(ctx context.Context, at replica.Position) error {
 	return nil
 }
 
-// load gets the RDB into the target, and stores meanwhile how far it is.
-func (a *Applier) load(ctx context.Context, snap replica.Snapshot) (replica.Position, error) {
-	l := newLoader(a)
-	at := snap.At
+// load gets the rest of the RDB into the target, and stores meanwhile how far it is.
+func (a *Applier) load(ctx context.Context, snap replica.Snapshot, from progress) (replica.Position, error) {
+	l := newLoader(a, rdbstream.NewReaderAt(snap.RDB, from.scan), from)
 	g, ctx := errgroup.WithContext(ctx)
 	pctx, stop := context.WithCancel(ctx)
 	g.Go(func() error {
 		defer stop()
-		return l.run(ctx, snap, &at)
+		return l.run(ctx, snap)
 	})
-	g.Go(func() error { return l.keepProgress(pctx) })
-	err := g.Wait()
-	return at, err
+	g.Go(func() error { return l.keepProgress(pctx, snap) })
+	if err := g.Wait(); err != nil {
+		return replica.Position{}, err
+	}
+	a.Status.SnapshotRead.Store(l.r.Offset())
+	at := snap.At
+	at.DB = l.db
+	return at, nil
 }
 
 // run reads the RDB and has its keys written by several pipelines at once. Between keys there is no order to keep. The first failure ends
 // them all, and it is the one returned: not what the others say of being interrupted.
-func (l *loader) run(ctx context.Context, snap replica.Snapshot, at *replica.Position) error {
+func (l *loader) run(ctx context.Context, snap replica.Snapshot) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	defer context.AfterFunc(ctx, snap.Interrupt)() // the scanner may wait for bytes that nobody will take
@@ -126,7 +175,7 @@ func (l *loader) run(ctx context.Context, snap replica.Snapshot, at *replica.Pos
 	}
 	g.Go(func() {
 		defer close(l.full)
-		err := l.scan(ctx, rdbstream.NewReader(snap.RDB), at)
+		err := l.scan(ctx)
 		if err == nil {
 			err = snap.End()
 		}
@@ -139,16 +188,16 @@ func (l *loader) run(ctx context.Context, snap replica.Snapshot, at *replica.Pos
 }
 
 // scan turns the RDB into batches.
-func (l *loader) scan(ctx context.Context, r *rdbstream.Reader, at *replica.Position) error {
-	functions := session{a: l.a}
+func (l *loader) scan(ctx context.Context) error {
+	functions := l.session()
 	defer functions.close()
 	var e rdbstream.Entry
 	for {
-		err := r.Next(&e)
+		err := l.r.Next(&e)
 		if err != nil {
 			if isEnd(err) {
-				l.a.Status.SnapshotSize.CompareAndSwap(-1, r.Offset())
-				return l.flush(ctx)
+				l.a.Status.SnapshotSize.CompareAndSwap(-1, l.r.Offset())
+				return l.flush(ctx, progress{})
 			}
 			return readError(err)
 		}
@@ -162,7 +211,7 @@ func (l *loader) scan(ctx context.Context, r *rdbstream.Reader, at *replica.Posi
 		case rdbstream.KindAux:
 			if string(e.Name) == "repl-stream-db" { // of a source that is itself a replica and will send no SELECT (protocol 0, fact 3)
 				if db, err := strconv.Atoi(string(e.Data)); err == nil && db >= 0 {
-					at.DB = db
+					l.db = db
 				}
 			}
 		case rdbstream.KindModuleAux:
@@ -196,20 +245,21 @@ func (l *loader) function(ctx context.Context, s *session, e *rdbstream.Entry) e
 	return nil
 }
 
-// readError sorts the errors of reading an RDB: a cut is waited out, what this program cannot read is the operator's.
+// readError sorts the errors of reading an RDB: a cut is waited out, what this program cannot read is the operator's. What is unknown may be
+// damaged, and its way out is another RDB as well: the copy that was read is of no more use.
 func readError(err error) error {
 	var unknown *rdbstream.UnknownError
 	var corrupt *rdbstream.CorruptError
 	var crc *rdbstream.CRCError
 	switch {
-	case errors.As(err, &unknown):
+	case errors.As(err, &unknown), errors.Is(err, rdbstream.ErrNotDumpable):
 		return &replica.Stop{
-			Kind: replica.Decide, Reason: "cannot read the source's snapshot", Err: err,
+			Kind: replica.Decide, Reason: "cannot read the source's snapshot", Err: fmt.Errorf("%w: %w", replica.ErrDamaged, err),
 			Hint: "this redferry does not know it, and cannot skip what it does not know: look for a newer one, or delete the key named here",
 		}
 	case errors.As(err, &corrupt), errors.As(err, &crc):
 		return &replica.Stop{
-			Kind: replica.Failed, Reason: "the source's snapshot arrived damaged", Err: err,
+			Kind: replica.Failed, Reason: "the source's snapshot arrived damaged", Err: fmt.Errorf("%w: %w", replica.ErrDamaged, err),
 			Hint: "run the same command again; if it happens again, look at the source's memory and the network",
 		}
 	}

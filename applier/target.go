@@ -21,6 +21,7 @@ import (
 type target struct {
 	runID   string
 	replID  string
+	history string
 	role    string
 	primary string // of a target that is a replica
 	cluster bool
@@ -96,7 +97,7 @@ func (a *Applier) disconnect() {
 }
 
 func (t *target) read(info map[string]string) {
-	t.runID, t.replID, t.role = info["run_id"], info["master_replid"], info["role"]
+	t.runID, t.replID, t.history, t.role = info["run_id"], info["master_replid"], history(info), info["role"]
 	t.primary = info["master_host"] + ":" + info["master_port"]
 	t.cluster = info["cluster_enabled"] == "1"
 	t.version = info["redis_version"] // Valkey gives the Redis version that it is compatible with
@@ -227,7 +228,7 @@ type conn struct {
 	rueidis.DedicatedClient
 	release func()
 	fence   string // the fence key's value when it was opened
-	history string // of the target then: its process, and the offset of its last promotion
+	history string // of the target then
 
 	roundTrip time.Duration // that its opening took
 }
@@ -265,6 +266,10 @@ func (a *Applier) dial(ctx context.Context, doubt bool) (*conn, error) {
 	return c, nil
 }
 
+// history is another one when a target was restarted or has failed over, and so may have lost something. Its replication ID would change with its first
+// replica, too.
+func history(info map[string]string) string { return info["run_id"] + " " + info["second_repl_offset"] }
+
 // admitted reads dial's replies.
 func (a *Applier) admitted(c *conn, results []rueidis.RedisResult) error {
 	for _, r := range results[1:] {
@@ -276,10 +281,6 @@ func (a *Applier) admitted(c *conn, results []rueidis.RedisResult) error {
 	info := replica.ParseInfo(text)
 	if info["role"] != "master" {
 		return fmt.Errorf("the target %s is a replica of %s:%s now and takes no writes", a.Target, info["master_host"], info["master_port"])
-	}
-	c.history = info["run_id"] + " " + info["second_repl_offset"] // its replication ID would change with its first replica, too
-	if a.loadingInto != "" && c.history != a.loadingInto {
-		return fmt.Errorf("the target failed over or restarted in the midst of the snapshot: %w", errLost)
 	}
 	replies, err := results[5].ToArray()
 	if rueidis.IsRedisNil(err) {
@@ -299,5 +300,6 @@ func (a *Applier) admitted(c *conn, results []rueidis.RedisResult) error {
 		return errLost
 	}
 	c.fence = pair[1]
+	c.history = history(info)
 	return nil
 }

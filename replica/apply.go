@@ -96,6 +96,12 @@ func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 		return err
 	}
 	at, err := r.sink.Snapshot(ctx, snap)
+	if errors.Is(err, io.ErrUnexpectedEOF) && r.Spool.Contents().Complete {
+		err = &Stop{
+			Kind: Failed, Reason: "the source's snapshot arrived damaged: it goes on where it should end", Err: errors.Join(ErrDamaged, err),
+			Hint: "run the same command again",
+		}
+	}
 	if errors.Is(err, ErrDamaged) {
 		err = errors.Join(err, r.Spool.Drop()) // the next run must not read it again
 	}
