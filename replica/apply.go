@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"redferry/replica/spool"
@@ -86,7 +87,7 @@ func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 	defer context.AfterFunc(ctx, rdb.Interrupt)()
 	in := &counted{Reader: rdb, n: snap.From}
 	snap.RDB = bufio.NewReaderSize(in, applyBuffer)
-	snap.Interrupt, snap.Durable = rdb.Interrupt, r.Spool.PassSnapshot
+	snap.Interrupt, snap.Durable = rdb.Interrupt, r.behind()
 	snap.End = func() error {
 		parsed := in.n - int64(snap.RDB.Buffered())
 		size, err := r.Spool.Whole(ctx)
@@ -113,6 +114,18 @@ func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 		r.Spool.PassSnapshot(size)
 	}
 	return at, err
+}
+
+// behind frees the RDB up to where it was durable two reports ago: a target that is killed comes back with what its AOF had a second before.
+func (r *run) behind() func(read int64) {
+	var mu sync.Mutex
+	var older, old int64
+	return func(read int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		r.Spool.PassSnapshot(older)
+		older, old = old, read
+	}
 }
 
 // counted counts what is read.

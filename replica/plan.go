@@ -38,7 +38,7 @@ func serves(s *spool.Spool, resume Resume, granted bool) bool {
 		return true
 	}
 	c := s.Contents()
-	if !c.Snapshot {
+	if !c.Snapshot || c.Complete && !s.Holds(c.ID, c.At) {
 		return false
 	}
 	if continues(c, resume.Part) {
