@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"redferry/applier/checkpoint"
 	"redferry/internal/redistest"
 	"redferry/replica"
+	"redferry/replica/spool"
 )
 
 // recorded is what a real source once sent to a replica: a snapshot and a stream. It can be sent again and again, from any byte on.
@@ -273,6 +275,10 @@ func (b *bench) migrate(observe func(replica.State)) (err error) {
 		return err
 	}
 	rc.Status, ac.Status, rc.Log, ac.Log, ac.Home = status, status, zerolog.Nop(), zerolog.Nop(), home
+	if rc.Spool, err = spool.Open(spool.Config{Dir: filepath.Join(home.Dir(), "spool"), Place: home.Place()}); err != nil {
+		return err
+	}
+	defer rc.Spool.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	a := applier.New(ac)

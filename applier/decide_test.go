@@ -148,6 +148,7 @@ func TestTargetWithoutEnoughDatabases(t *testing.T) {
 	wantStop(t, m.start(t).wait(t), replica.Decide, "database 9")
 
 	// In the stream, too; and nothing lands in another database.
+	m.forget(t)
 	src.DB(9).Do(t, "DEL", "nine")
 	r := m.start(t)
 	r.until(t, replica.InSync, "")

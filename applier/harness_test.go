@@ -31,12 +31,13 @@ type migration struct {
 	srcTLS replica.TLSFiles
 	dstTLS replica.TLSFiles
 
-	noSpool bool
+	noSpool bool         // --spool=off
+	spool   spool.Config // what an operator may choose
 }
 
 func newMigration(t testing.TB, source, target string) *migration {
 	t.Helper()
-	return &migration{dir: t.TempDir(), source: source, target: target, apply: applier.Config{Name: "test", OnFullResync: applier.Refuse, OnNotEmpty: applier.Refuse}}
+	return &migration{dir: t.TempDir(), source: source, target: target, apply: applier.Config{Name: "test", OnFullResync: applier.Refuse, OnNotEmpty: applier.Refuse}, spool: spool.Config{Keep: time.Hour}}
 }
 
 // running is one process's worth of a migration, in this process.
@@ -79,21 +80,24 @@ func (m *migration) start(t testing.TB) *running {
 		log = zerolog.New(zerolog.NewTestWriter(t))
 	}
 	rc.Status, ac.Status, rc.Log, ac.Log, ac.Home = r.status, r.status, log, log, home
-	var dir string
+	sc := m.spool
 	if !m.noSpool {
-		dir = filepath.Join(home.Dir(), "spool")
+		sc.Dir, sc.Place = filepath.Join(home.Dir(), "spool"), home.Place()
 	}
-	if rc.Spool, err = spool.Open(spool.Config{Dir: dir, Place: home.Place(), Keep: time.Hour}); err != nil {
+	if rc.Spool, err = spool.Open(sc); err != nil {
 		t.Fatal(err)
 	}
+	rc.LimitsFile = filepath.Join(home.Dir(), "source-limits")
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	go func() {
 		defer close(r.done)
-		defer rc.Spool.Close()
 		a := applier.New(ac)
 		r.err = replica.Run(ctx, rc, a)
 		a.Close()
+		if err := rc.Spool.Close(); err != nil && r.err == nil {
+			r.err = err
+		}
 		home.Close()
 	}()
 	t.Cleanup(func() {
@@ -106,6 +110,14 @@ func (m *migration) start(t testing.TB) *running {
 		}
 	})
 	return r
+}
+
+// forget drops what the spool has, as `redferry reset` does.
+func (m *migration) forget(t testing.TB) {
+	t.Helper()
+	if err := spool.Remove(filepath.Join(m.dir, m.apply.Name, "spool")); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // end stops the run as SIGTERM does and gives its error.

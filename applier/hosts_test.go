@@ -130,7 +130,7 @@ func TestTargetFailsOverInTheSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	redistest.AssertEqual(t, p.src, p.spare, redistest.CompareOptions{})
-	if !r.saw(replica.Waiting, "in the midst of the snapshot") {
+	if !r.saw(replica.Waiting, "was restarted, or has failed over") {
 		t.Error("the run did not notice")
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"redferry/internal/redistest"
 	"redferry/replica"
+	"redferry/replica/spool"
 )
 
 // words splits a command as one types it: no argument has a space.
@@ -44,8 +45,13 @@ func commandTable(t *testing.T, s *redistest.Server) map[string]replica.KeySpec 
 	if err != nil {
 		t.Fatal(err)
 	}
+	between, err := spool.Open(spool.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer between.Close()
 	var a asker
-	err = replica.Run(t.Context(), replica.RunConfig{Source: e, Status: &replica.Status{}, Log: zerolog.Nop()}, &a)
+	err = replica.Run(t.Context(), replica.RunConfig{Source: e, Spool: between, Status: &replica.Status{}, Log: zerolog.Nop()}, &a)
 	if !errors.Is(err, errHeard) {
 		t.Fatalf("ask %s: %v", s.Build.Name, err)
 	}

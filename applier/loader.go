@@ -200,7 +200,7 @@ func (l *loader) refuse(ctx context.Context, db int, command [][]byte, offset in
 	}
 	return l.a.keepCounts(ctx, &replica.Stop{
 		Kind: replica.Refused, Reason: fmt.Sprintf("the target %s (version %s) refuses %s", l.a.Target, l.a.target.version, what), Err: reply,
-		Hint: "it is in " + l.a.Home.RejectedPath() + "; --on-error=continue loads the snapshot without such keys",
+		Hint: "it is in " + l.a.Home.RejectedPath() + "; --on-error=continue loads the snapshot without such keys; once the source does without it, " + newSnapshot,
 	})
 }
 

@@ -155,6 +155,9 @@ func (t *target) refuse(src replica.SourceInfo, e replica.Endpoint, first bool) 
 	return nil
 }
 
+// newSnapshot is what to do when the snapshot that is here has what the source has no more.
+const newSnapshot = "`redferry reset` makes the next run begin with a new snapshot"
+
 // probe makes sure that the target has a database, before anything relies on it: a SELECT refused inside EXEC would let the next write fall
 // into the database selected before.
 func (a *Applier) probe(ctx context.Context, db int) error {
@@ -171,7 +174,7 @@ func (a *Applier) probe(ctx context.Context, db int) error {
 	if re, ok := rueidis.IsRedisErr(err); ok && !passing(re) {
 		return &replica.Stop{
 			Kind: replica.Decide, Reason: fmt.Sprintf("the source uses database %d, and the target refuses it", db), Err: re,
-			Hint: "raise `databases` in the target's configuration, and run the same command again",
+			Hint: "raise `databases` in the target's configuration, and run the same command again; once the source does without it, "+newSnapshot,
 		}
 	}
 	if err = errors.Join(err, results[1].Error()); err != nil {

@@ -168,10 +168,16 @@ var errForbidden = errors.New("the source does not permit it")
 
 // forbidden marks the errors that are such a no; a source that is busy, or a broken connection, passes through.
 func forbidden(err error) error {
-	if re, ok := rueidis.IsRedisErr(err); ok && (strings.HasPrefix(re.Error(), "NOPERM") || strings.HasPrefix(re.Error(), "ERR")) {
-		return fmt.Errorf("%w: %w", errForbidden, err)
+	re, ok := rueidis.IsRedisErr(err)
+	if !ok {
+		return err
 	}
-	return err
+	for _, passing := range []string{"LOADING", "BUSY", "MASTERDOWN"} {
+		if strings.HasPrefix(re.Error(), passing) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", errForbidden, err)
 }
 
 // effectiveLimit is the limit for replicas as this source applies it: since 7.0 the buffer of a replica is shared with the backlog, and a hard limit

@@ -35,8 +35,9 @@ func (w *watched) prepare(ctx context.Context, src *source) (err error) {
 	if took, _ := transferTime(w.info); took < worthMeasuring {
 		rate = 0
 	}
-	if w.facts, err = src.bufferFacts(ctx, rate); err != nil {
-		return err
+	if w.facts, err = src.bufferFacts(ctx, rate); err != nil { // the snapshot does not depend on it
+		w.Log.Debug().Err(err).Msg("the risk of a full buffer at the source is not known")
+		return nil
 	}
 	switch risk := w.facts.risk(); risk.level {
 	case riskLikely, riskCertain:
