@@ -174,7 +174,7 @@ func (a *Applier) probe(ctx context.Context, db int) error {
 	if re, ok := rueidis.IsRedisErr(err); ok && !passing(re) {
 		return &replica.Stop{
 			Kind: replica.Decide, Reason: fmt.Sprintf("the source uses database %d, and the target refuses it", db), Err: re,
-			Hint: "raise `databases` in the target's configuration, and run the same command again; once the source does without it, "+newSnapshot,
+			Hint: "raise `databases` in the target's configuration, and run the same command again; once the source does without it, " + newSnapshot,
 		}
 	}
 	if err = errors.Join(err, results[1].Error()); err != nil {
