@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// follow receives the stream until something ends it.
-func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched) error {
+// follow receives the stream until something ends it. skew is how far the source's clock is ahead of ours.
+func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched, skew time.Duration) error {
 	g, gctx := newGroup(ctx)
-	g.Go(func() error { return r.copyStream(gctx, link) })
+	g.Go(func() error { return r.copyStream(gctx, link, skew) })
 	g.Go(func() error { return r.acknowledge(gctx, link) })
-	g.Go(func() error { return r.watch(gctx, src, w) })
+	g.Go(func() error { return r.watch(gctx, src, w, skew) })
 	g.Go(func() error {
 		if r.desk.unserved(gctx, r.serves) != nil {
 			return nil // another has ended the group
@@ -27,7 +27,7 @@ func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched) e
 	return err
 }
 
-func (r *run) copyStream(ctx context.Context, link *Link) error {
+func (r *run) copyStream(ctx context.Context, link *Link, skew time.Duration) error {
 	defer context.AfterFunc(ctx, link.Interrupt)()
 	buf := make([]byte, receiveBuffer)
 	received := r.Spool.Contents().End
@@ -35,7 +35,7 @@ func (r *run) copyStream(ctx context.Context, link *Link) error {
 	for {
 		n, err := link.Reader().Read(buf)
 		if n > 0 {
-			if err := r.Spool.Append(ctx, buf[:n], time.Now()); err != nil {
+			if err := r.Spool.Append(ctx, buf[:n], time.Now().Add(skew)); err != nil {
 				return spoolError(err)
 			}
 			received += int64(n)
@@ -92,7 +92,7 @@ func (r *run) ack(link *Link) error {
 //
 // In sync means that what the source had at one look is in the target by the next: less than one interval of lag. Of a source that does not
 // permit INFO nothing can be said.
-func (r *run) watch(ctx context.Context, src *source, w *watched) error {
+func (r *run) watch(ctx context.Context, src *source, w *watched, skew time.Duration) error {
 	defer r.Status.Go(OnSpool)
 	const often, seldom = 100 * time.Millisecond, time.Second
 	defer context.AfterFunc(ctx, src.close)() // a source that is frozen must not hold up the end
@@ -117,6 +117,7 @@ func (r *run) watch(ctx context.Context, src *source, w *watched) error {
 				r.Status.Set(CatchingUp, fmt.Sprintf("%d bytes behind the source", seen-have))
 			}
 		}
+		r.sayAge(have, skew)
 		r.sayFull()
 		select {
 		case <-ctx.Done():
@@ -136,6 +137,15 @@ func (r *run) watch(ctx context.Context, src *source, w *watched) error {
 		r.Status.SourceOffset.Store(seen)
 		w.seen(ctx, r.Status.Received.Load(), seen)
 	}
+}
+
+// sayAge says how long ago the first byte came that the target does not have.
+func (r *run) sayAge(have int64, skew time.Duration) {
+	age := time.Duration(0)
+	if came, ok := r.Spool.TimeAt(have + 1); ok && have < r.Status.Received.Load() {
+		age = max(0, time.Since(came.Add(-skew)))
+	}
+	r.Status.ApplyLag.Store(age.Milliseconds())
 }
 
 // sayFull says it, with what it means, while the spool takes nothing.

@@ -54,7 +54,7 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 		}
 	}
 	before := r.Spool.Contents().End
-	err = r.follow(ctx, src, link, w)
+	err = r.follow(ctx, src, link, w, src.skew(ctx))
 	return at.loading || r.Spool.Contents().End > before, w.explain(ctx, err)
 }
 

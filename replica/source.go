@@ -78,6 +78,16 @@ func (s *source) offset(ctx context.Context, replID string) (int64, error) {
 	return n, nil
 }
 
+// skew is how far the source's clock is ahead of ours; 0 when it will not tell its time.
+func (s *source) skew(ctx context.Context) time.Duration {
+	asked := time.Now()
+	parts, err := s.client.Do(ctx, s.client.B().Time().Build()).AsIntSlice()
+	if err != nil || len(parts) != 2 {
+		return 0
+	}
+	return time.Unix(parts[0], parts[1]*1000).Sub(asked.Add(time.Since(asked) / 2))
+}
+
 // readTimeout is the source's repl-timeout: as long as a real replica would wait for a byte. 0 when it will not tell.
 func (s *source) readTimeout(ctx context.Context) time.Duration {
 	m, err := s.client.Do(ctx, s.client.B().ConfigGet().Parameter("repl-timeout").Build()).AsStrMap()

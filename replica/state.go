@@ -113,6 +113,7 @@ type Progress struct {
 	SnapshotTotal    atomic.Int64 // keys that the RDB announced so far
 	Received         atomic.Int64 // offset behind the last byte that is in the spool
 	Taken            atomic.Int64 // offset behind the last unit that the sink took
+	ApplyLag         atomic.Int64 // ms since the first byte came that the target does not have; 0 when it has all that came, or nobody knows
 	Checkpointed     atomic.Int64 // offset up to which the target has everything
 	SourceOffset     atomic.Int64 // master_repl_offset as last seen
 	Commands         atomic.Int64 // commands committed

@@ -58,10 +58,10 @@ func (m *meter) look(s *replica.Status, now time.Time) view {
 		return v
 	}
 	v.bytesPerS = position
-	if v.sourceOffset > 0 {
+	if v.sourceOffset > 0 && (v.checkpointed > 0 || v.state != replica.Waiting) { // a target that was not reached yet may have anything
 		v.toReceive, v.toApply = max(0, v.sourceOffset-v.received), max(0, v.received-v.checkpointed)
 		v.lagBytes = v.toReceive + v.toApply
-		v.lag = m.behind.at(now, v.sourceOffset, v.checkpointed)
+		v.lag = max(m.behind.at(now, v.sourceOffset, v.checkpointed), time.Duration(s.ApplyLag.Load())*time.Millisecond)
 		v.left = timeLeft(v.lagBytes, position)
 	}
 	return v

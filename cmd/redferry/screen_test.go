@@ -81,11 +81,12 @@ func TestLine(t *testing.T) {
 	}{
 		"connecting":     {view{state: replica.Connecting, why: "asking"}, "connecting  asking"},
 		"size known":     {view{state: replica.Loading, loading: true, snapshotRead: 42e6, snapshotSize: 100e6, snapshotKeys: 1234567, bytesPerS: 9e6, keysPerS: 98765, left: 8 * time.Second}, "snapshot  42%   42 MB of 100 MB  1.2M keys  9.0 MB/s  99k keys/s  ETA 8s"},
+		"ahead":          {view{state: replica.Loading, loading: true, snapshotRead: 42e6, snapshotReceived: 90e6, snapshotSize: 100e6}, "snapshot  42%   42 MB of 100 MB, 90 MB received  0 keys  0 B/s  0 keys/s"},
 		"not known":      {view{state: replica.Loading, loading: true, snapshotRead: 42e6, snapshotSize: -1, snapshotKeys: 500, snapshotTotal: 2000}, "snapshot  25%   42 MB  500 keys of 2.0k so far  0 B/s  0 keys/s"},
 		"nothing known":  {view{state: replica.Loading, loading: true, snapshotSize: -1}, "snapshot  0 B  0 keys  0 B/s  0 keys/s"},
 		"waiting loads":  {view{state: replica.Waiting, why: "target away", loading: true, snapshotRead: 10, snapshotSize: 100}, "waiting  10 B of 100 B  0 keys  0 B/s  0 keys/s  target away"},
 		"in sync":        {view{state: replica.InSync, why: "x", checkpointed: 1234567, lagBytes: 0, lag: 0, commandsPerS: 950}, "in_sync  offset 1,234,567  lag 0 B  950 commands/s"},
-		"behind":         {view{state: replica.CatchingUp, checkpointed: 5, lagBytes: 5e6, lag: 2500 * time.Millisecond, commandsPerS: 95000, left: time.Minute}, "catching_up  offset 5  lag 5.0 MB 2.5s  95k commands/s  ETA 1m0s"},
+		"behind":         {view{state: replica.CatchingUp, checkpointed: 5, lagBytes: 5e6, toApply: 5e6, lag: 2500 * time.Millisecond, commandsPerS: 95000, left: time.Minute}, "catching_up  offset 5  lag 5.0 MB 2.5s (0 B to receive, 5.0 MB to apply)  95k commands/s  ETA 1m0s"},
 		"waiting":        {view{state: replica.Waiting, why: "redis://u:p@h is away", checkpointed: 5, lagBytes: -1}, "waiting  offset 5  0 commands/s  redis://***@h is away"},
 		"refused writes": {view{state: replica.InSync, checkpointed: 5, lagBytes: -1, rejected: 2}, "in_sync  offset 5  0 commands/s  2 refused writes"},
 	} {
