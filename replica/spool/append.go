@@ -15,36 +15,40 @@ import (
 // be appended again. An error may also be one that happened in the background since the last Append.
 func (s *Spool) Append(ctx context.Context, p []byte, at time.Time) error {
 	for len(p) > 0 {
-		g, f, n, err := s.tail(ctx, int64(len(p)))
+		to, err := s.tail(ctx, int64(len(p)))
 		if err != nil {
 			return err
 		}
-		w, err := f.WriteAt(p[:n], headerSize+g.size)
-		if w > 0 {
-			if err := s.took(g, int64(w), at); err != nil {
-				return err
-			}
+		n, err := to.file.WriteAt(p[:to.room], headerSize+to.size)
+		if n > 0 && err == nil {
+			err = to.mark(s.scratch[:], at)
 		}
-		if err != nil {
-			if s.lost(g) {
-				return ErrDropped
-			}
+		if err := s.took(to, int64(n), at, err); err != nil {
 			return err
 		}
-		p = p[w:]
+		p = p[n:]
 	}
 	return nil
 }
 
-// took makes bytes known that are in the segment's file.
-func (s *Spool) took(g *segment, n int64, at time.Time) error {
-	err := s.mark(g, g.end()+1, at)
+// tail is where the next bytes go, with the files as the writer may use them without a lock.
+type tail struct {
+	*segment
+	file, times file
+	room        int64
+}
+
+// took makes bytes known that are in the segment's file, unless the segment was dropped meanwhile. err is what stopped the writing.
+func (s *Spool) took(to tail, n int64, at time.Time, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g.gone {
+	if to.gone {
 		return ErrDropped
 	}
-	g.size += n
+	if n > 0 && err == nil && to.kind == kindStream {
+		to.marks.add(to.end()+1, at)
+	}
+	to.size += n
 	s.used += n
 	if s.space >= 0 {
 		s.space = max(s.space-n, 0)
@@ -53,27 +57,20 @@ func (s *Spool) took(g *segment, n int64, at time.Time) error {
 	return err
 }
 
-// lost tells whether a segment that is being written was dropped meanwhile.
-func (s *Spool) lost(g *segment) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return g.gone
-}
-
-// tail waits for room and says where the next bytes go: into which segment, its file, and how many of them.
-func (s *Spool) tail(ctx context.Context, want int64) (*segment, file, int64, error) {
+// tail waits for room and says where the next bytes go: into which segment, and how many of them.
+func (s *Spool) tail(ctx context.Context, want int64) (tail, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.trouble; err != nil {
 		s.trouble = nil
-		return nil, nil, 0, err
+		return tail{}, err
 	}
 	p := s.receiving()
 	switch {
 	case s.closed:
-		return nil, nil, 0, ErrClosed
+		return tail{}, ErrClosed
 	case p == nil:
-		return nil, nil, 0, ErrDropped
+		return tail{}, ErrDropped
 	}
 	g := p.last()
 	room := s.segment - g.size
@@ -83,15 +80,15 @@ func (s *Spool) tail(ctx context.Context, want int64) (*segment, file, int64, er
 	}
 	n := min(want, room)
 	if err := s.room(ctx, p, n); err != nil {
-		return nil, nil, 0, err
+		return tail{}, err
 	}
 	if full {
 		var err error
 		if g, err = s.roll(p); err != nil {
-			return nil, nil, 0, err
+			return tail{}, err
 		}
 	}
-	return g, g.file, n, nil
+	return tail{g, g.file, g.marks.file, n}, nil
 }
 
 // receiving is the part that is appended to; nil when there is none.

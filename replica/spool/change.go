@@ -212,7 +212,7 @@ func (s *Spool) clear() error {
 	s.epoch++
 	s.description = description{}
 	s.rdb, s.stream = part{passed: -1}, part{passed: -1}
-	s.used, s.unsaved = 0, false
+	s.used, s.unsaved = 0, true
 	s.dropReaders(func(*Reader) bool { return true })
 	for _, g := range old {
 		g.gone = true
@@ -225,7 +225,13 @@ func (s *Spool) clear() error {
 	for _, g := range old {
 		err = errors.Join(err, g.close())
 	}
-	return errors.Join(err, removeAll(s.disk))
+	if err := errors.Join(err, removeAll(s.disk)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsaved = false
+	return nil
 }
 
 func (s *Spool) isClosed() bool {

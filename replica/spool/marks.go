@@ -26,7 +26,7 @@ type marks struct {
 // size is the file's.
 func (m *marks) size() int64 { return headerSize + int64(len(m.all))*markSize }
 
-// due tells whether the time is worth a mark. It also is when the clock went back.
+// due tells whether a time is worth a mark. It also is when the clock went back.
 func (m *marks) due(at time.Time) bool {
 	if at.IsZero() {
 		return false
@@ -36,6 +36,13 @@ func (m *marks) due(at time.Time) bool {
 	}
 	passed := at.UnixMilli() - m.all[len(m.all)-1].ms
 	return passed >= markInterval || passed <= -markInterval
+}
+
+// add adds a mark, if it is due.
+func (m *marks) add(offset int64, at time.Time) {
+	if m.due(at) {
+		m.all = append(m.all, mark{offset, at.UnixMilli()})
+	}
 }
 
 // cut forgets the marks beyond offset.
@@ -64,22 +71,14 @@ func decodeMarks(b []byte, first, end int64) []mark {
 	return all
 }
 
-// mark notes when the segment's byte with this offset came. It is the writer's.
-func (s *Spool) mark(g *segment, offset int64, at time.Time) error {
-	if g.kind != kindStream || !g.marks.due(at) {
+// mark writes down when the bytes came that follow what the segment has, if it is time to.
+func (to tail) mark(b []byte, at time.Time) error {
+	if to.times == nil || !to.marks.due(at) {
 		return nil
 	}
-	m := mark{offset, at.UnixMilli()}
-	if g.marks.file != nil {
-		m.encode(s.scratch[:])
-		if _, err := g.marks.file.WriteAt(s.scratch[:], g.marks.size()); err != nil {
-			return err
-		}
-	}
-	s.mu.Lock()
-	g.marks.all = append(g.marks.all, m)
-	s.mu.Unlock()
-	return nil
+	mark{to.end() + 1, at.UnixMilli()}.encode(b)
+	_, err := to.times.WriteAt(b, to.marks.size())
+	return err
 }
 
 // TimeAt is the source's time when the stream's byte that brings the offset to this was received, or at most a moment before. It is false

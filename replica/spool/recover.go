@@ -141,6 +141,9 @@ func (s *Spool) vouched(raw []byte) (state, error) {
 // adopt takes over what the state vouches for: in the same boot, files are whole up to their size; otherwise only up to the trusted ends. The error is the
 // file system's.
 func (s *Spool) adopt(st state, files []found) error {
+	if err := s.disk.sync(); err != nil { // a process that was killed may have put the state into place just so: an older one must not come back
+		return err
+	}
 	same := st.Boot != "" && st.Boot == s.boot
 	rdb := st.segments(files, kindRDB, 0)
 	if !same && st.Snapshot != nil && st.TrustedRDB < st.Snapshot.Size || st.Snapshot == nil {
@@ -171,14 +174,14 @@ func (s *Spool) adopt(st state, files []found) error {
 		if err != nil {
 			return err
 		}
-		stream, d.Links = []*segment{g}, d.Links[:1]
+		stream = []*segment{g}
 	}
 	s.rdb.segments, s.stream.segments = rdb, stream
 	d.Links = slices.DeleteFunc(d.Links, func(l link) bool { return l.From > s.stream.end() })
 	s.used = s.rdb.bytes() + s.stream.bytes()
 	s.rdb.setSynced(st.TrustedRDB)
 	s.stream.setSynced(st.TrustedStream)
-	// The old state stays until the next one a second later: in this boot it is as true as before, and what it did not trust is cut off now.
+	// The old state stays until the next one, soon: in the same boot it is as true as before, in another what it does not trust is cut off now.
 	s.description, s.unsaved = d, true
 	return s.adoptTimes(files)
 }
@@ -218,12 +221,12 @@ func ending(all []*segment, end int64) []*segment {
 
 // keepOnly removes the files that do not belong to the given segments.
 func (s *Spool) keepOnly(kept []*segment, files []found) error {
-	names := map[string]bool{}
+	names := map[header]bool{}
 	for _, g := range kept {
-		names[g.name()], names[g.times().name()] = true, g.kind == kindStream
+		names[g.header], names[g.times()] = true, g.kind == kindStream
 	}
 	for _, f := range slices.Backward(files) {
-		if !names[f.name] {
+		if !names[f.header] {
 			if err := s.disk.remove(f.name); err != nil {
 				return err
 			}
@@ -243,26 +246,19 @@ func (p *part) setSynced(trusted int64) {
 
 // adoptTimes reads the times of the stream's segments, and opens the last segment for writing.
 func (s *Spool) adoptTimes(files []found) error {
-	sizes := map[string]int64{}
+	sizes := map[header]int64{}
 	for _, f := range files {
-		if f.kind == kindTime && f.generation == s.stream.last().generation {
-			sizes[f.name] = f.size
-		}
+		sizes[f.header] = f.size
 	}
 	for _, g := range s.stream.segments {
-		size, ok := sizes[g.times().name()]
-		if !ok || g.file != nil {
-			continue
-		}
-		if err := g.loadMarks(s.disk, size); err != nil {
-			return err
+		if size, ok := sizes[g.times()]; ok && g.file == nil {
+			if err := g.loadMarks(s.disk, size); err != nil {
+				return err
+			}
 		}
 	}
 	last := s.stream.last()
 	if !last.marks.kept {
-		if err := s.disk.remove(last.times().name()); err != nil {
-			return err
-		}
 		f, err := create(s.disk, last.times())
 		if err != nil {
 			return err

@@ -137,7 +137,7 @@ func Open(c Config) (*Spool, error) {
 func open(c Config, d disk, boot string) (*Spool, error) {
 	s := configure(c, d, boot)
 	if err := s.recover(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.closeFiles())
 	}
 	if c.Max == 0 && s.space >= 0 {
 		s.setMax((s.space+s.used)/5*4, c.Segment)
@@ -193,18 +193,20 @@ func (s *Spool) Close() error {
 	s.mu.Unlock()
 	close(s.stop)
 	<-s.done
-	err := s.flush()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range []*part{&s.rdb, &s.stream} {
-		for _, g := range p.segments {
-			err = errors.Join(err, g.close())
-		}
-	}
-	if err != nil {
+	if err := errors.Join(s.flush(), s.closeFiles()); err != nil {
 		return fmt.Errorf("close the spool: %w", err)
 	}
 	return nil
+}
+
+func (s *Spool) closeFiles() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var err error
+	for _, g := range slices.Concat(s.rdb.segments, s.stream.segments) {
+		err = errors.Join(err, g.close())
+	}
+	return err
 }
 
 // Remove removes the files of a spool, of whatever version, and the folder if nothing else is in it. A folder that is not there is fine. The caller holds

@@ -72,8 +72,8 @@ func (st state) check() error {
 	return nil
 }
 
-// save writes the state that goes with a description, as edit leaves it, and puts it into place. When it returns, the state is on disk. The caller holds
-// structure.
+// save writes the state that goes with a description, as edit leaves it, and puts it into place. When it returns, the state is on disk, or the one before
+// is. Where nobody knows which, because that failed, everything is dropped. The caller holds structure.
 func (s *Spool) save(d description, edit func(*state)) error {
 	if s.volatile {
 		return nil
@@ -85,13 +85,16 @@ func (s *Spool) save(d description, edit func(*state)) error {
 	if edit != nil {
 		edit(&st)
 	}
-	err := st.write(s.disk)
-	if err != nil {
+	if err := st.write(s.disk); err != nil {
 		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.unsaved = true
-		s.mu.Unlock()
+		return err
 	}
-	return err
+	if err := errors.Join(s.disk.rename(stateTemp, stateName), s.disk.sync()); err != nil {
+		return errors.Join(err, s.clear())
+	}
+	return nil
 }
 
 // state is the state with a description. The caller holds mu.
@@ -120,6 +123,7 @@ func (p *part) trusted() int64 {
 	return end
 }
 
+// write writes the state beside the one that is in place.
 func (st state) write(d disk) error {
 	b, err := st.encode()
 	if err != nil {
@@ -136,13 +140,7 @@ func (st state) write(d disk) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := d.rename(stateTemp, stateName); err != nil {
-		return err
-	}
-	return d.sync()
+	return errors.Join(err, f.Close())
 }
 
 // readState reads the state file; nil when there is none.

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// start starts the goroutine that tends the spool.
+// start starts the goroutine that tends the spool, now and each second.
 func (s *Spool) start() {
+	s.wake()
 	go func() {
 		defer close(s.done)
 		tick := time.NewTicker(time.Second)
@@ -70,10 +71,13 @@ func (s *Spool) flush() error {
 	s.mu.Lock()
 	d := s.description
 	s.mu.Unlock()
-	if d.Generation == "" { // dropped meanwhile
-		return nil
+	var err error
+	if d.Generation != "" {
+		err = s.save(d, nil)
+	} else if unsaved {
+		err = s.clear() // which failed before
 	}
-	if err := s.save(d, nil); err != nil {
+	if err != nil {
 		return fmt.Errorf("write the spool's state: %w", err)
 	}
 	return nil
@@ -142,4 +146,11 @@ func (s *Spool) distrust(g *segment, why error) error {
 		return nil
 	}
 	return errors.Join(fmt.Errorf("bring the spool to disk: %w", why), s.clear())
+}
+
+// lost tells whether a segment was freed or dropped.
+func (s *Spool) lost(g *segment) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return g.gone
 }
