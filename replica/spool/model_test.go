@@ -253,7 +253,7 @@ func (m *machine) left(of truth) truth {
 
 // crash ends the process, perhaps the machine too, and opens the spool again. It has to hold one of the truths, up to some end.
 func (m *machine) crash(t *rapid.T, power bool, candidates ...truth) {
-	ordered := false
+	ordered, first := false, m.spool.Contents().First
 	if power {
 		m.boot++
 		ordered = rapid.Bool().Draw(t, "ordered")
@@ -276,7 +276,7 @@ func (m *machine) crash(t *rapid.T, power bool, candidates ...truth) {
 			t.Fatalf("after a kill: %s; %s", diff, m.spool.found)
 		}
 	}
-	if between && ordered && m.flushed.begun == m.truth.begun && m.flushed.links != nil {
+	if between && ordered && first <= m.flushed.end() && m.flushed.begun == m.truth.begun && m.flushed.links != nil {
 		c := m.spool.Contents()
 		if c.EndID == "" || c.End < min(m.flushed.end(), m.truth.end()) || !m.freed && m.flushed.snapshot != nil && !c.Snapshot {
 			t.Fatalf("after a power cut: %+v; on disk was the stream up to %d and %+v; %s", c, m.flushed.end(), m.flushed.snapshot, m.spool.found)
