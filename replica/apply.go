@@ -40,12 +40,13 @@ func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err
 		return false, err
 	}
 	at := resume.From
+	r.durable.Store(false)
 	if !r.Spool.Holds(at.ReplID, at.Offset) {
 		if at, err = r.load(ctx, resume); err != nil {
 			return false, err
 		}
 	}
-	r.loading.Store(false)
+	r.durable.Store(true)
 	err = r.stream(ctx, at)
 	have, _ := r.sink.Checkpointed()
 	return have > begun, err

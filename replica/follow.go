@@ -82,7 +82,7 @@ func (r *run) acknowledge(ctx context.Context, link *Link) error {
 // ack acknowledges the checkpoint, and 0 while a snapshot is on its way into the target: what is checkpointed belongs to another history then.
 func (r *run) ack(link *Link) error {
 	offset, _ := r.sink.Checkpointed()
-	if r.AckLiveness || r.loading.Load() {
+	if r.AckLiveness || !r.durable.Load() {
 		offset = 0
 	}
 	return link.Ack(offset)
@@ -102,7 +102,7 @@ func (r *run) watch(ctx context.Context, src *source, w *watched, skew time.Dura
 		interval := often
 		have, _ := r.sink.Checkpointed()
 		switch state := r.Status.Base(); {
-		case seen < 0 || r.loading.Load():
+		case seen < 0 || !r.durable.Load():
 		case have >= seen:
 			late = 0
 			if state == CatchingUp {
@@ -157,6 +157,6 @@ func (r *run) sayFull() {
 		r.Status.Go(OnSpool)
 		return
 	}
-	r.Status.Wait(OnSpool, fmt.Sprintf("the spool is full (%d of %d bytes): reading from the source pauses until the target has taken some; "+
-		"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max))
+	r.Status.Wait(OnSpool, fmt.Sprintf("the spool is full (%d of %d bytes; %d are free on its disk): reading from the source pauses until the target has taken some; "+
+		"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max, u.Free))
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"redferry/replica/spool"
 )
 
 // receiveBuffer is how much is read from the source, and written to the spool, at a time.
@@ -136,7 +138,7 @@ func (r *run) change(ctx context.Context, link *Link, p plan, at begun) error {
 		r.Status.FullResyncs.Add(1)
 		r.Status.SnapshotSize.Store(size)
 		r.Status.SnapshotReceived.Store(0)
-		r.loading.Store(true)
+		r.durable.Store(false)
 		r.granted.Store(true)
 		err = r.Spool.BeginSnapshot(at.ReplID, at.Offset, size)
 	case anew:
@@ -234,8 +236,8 @@ func (r *run) copyRDB(ctx context.Context, link *Link) error {
 	for {
 		n, err := link.ReadRDB(buf)
 		if n > 0 {
-			if err := r.Spool.Append(ctx, buf[:n], time.Time{}); err != nil {
-				return spoolError(err)
+			if err := r.keepRDB(ctx, buf[:n]); err != nil {
+				return err
 			}
 			r.Status.SnapshotReceived.Add(int64(n))
 		}
@@ -244,6 +246,25 @@ func (r *run) copyRDB(ctx context.Context, link *Link) error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// keepRDB appends to the spool's RDB. When the disk will not take it, it tries again for as long as the source keeps the link: half an RDB is worth
+// nothing, and another one costs the source a fork.
+func (r *run) keepRDB(ctx context.Context, p []byte) error {
+	defer r.Status.Go(OnSpool)
+	end := r.Spool.Contents().RDBEnd + int64(len(p))
+	for {
+		err := r.Spool.Append(ctx, p[int64(len(p))-(end-r.Spool.Contents().RDBEnd):], time.Time{})
+		if err == nil || ctx.Err() != nil || errors.Is(err, spool.ErrDropped) || errors.Is(err, spool.ErrClosed) {
+			return err
+		}
+		r.Status.Wait(OnSpool, fmt.Sprintf("cannot write the spool: %v; the snapshot pauses, for as long as the source waits: make room in --dir", err))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
 		}
 	}
 }

@@ -66,7 +66,7 @@ type run struct {
 	desk *desk
 
 	asked   chan int64  // the newest offset that a GETACK wants to hear
-	loading atomic.Bool // the target holds nothing durable of the history that is received: there is nothing to acknowledge
+	durable atomic.Bool // what the target's checkpoint says belongs to the history that is received: it may be acknowledged
 	granted atomic.Bool // the spool's snapshot may replace what the target holds: this run has asked for it with the operator's leave
 
 	// Receiving's own.

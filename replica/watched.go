@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -75,7 +76,7 @@ func (w *watched) putBack(ctx context.Context) {
 
 // explain finds out whether it was for the limit that the link ended with err. After two such ends the error is a [Stop].
 func (w *watched) explain(ctx context.Context, err error) error {
-	if w.mark == nil || ctx.Err() != nil || AsStop(err) != nil {
+	if w.mark == nil || ctx.Err() != nil || AsStop(err) != nil || errors.Is(err, errStopAt) || errors.Is(err, errReplan) {
 		return err
 	}
 	c := w.run.Spool.Contents()
