@@ -213,7 +213,7 @@ func (s *sourceDouble) converse(p *redistest.Peer) {
 			}
 			s.mu.Unlock()
 			p.Send(fmt.Sprintf("$%d\r\n%s\r\n", text.Len(), text.String()))
-		case "COMMAND", "CONFIG":
+		case "COMMAND", "CONFIG", "TIME":
 			p.Send("-NOPERM no\r\n")
 		case "PING":
 			p.Send("+PONG\r\n")

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +104,7 @@ func TestReadRDB(t *testing.T) {
 				if _, err := l.Transfer(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				got, err := io.ReadAll(rdbOf{l})
+				got, err := io.ReadAll(bufio.NewReaderSize(rdbOf{l}, 64<<10))
 				if string(got) != test.want {
 					t.Errorf("an RDB of %d bytes, want %d", len(got), len(test.want))
 				}
