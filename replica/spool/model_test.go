@@ -57,9 +57,9 @@ type machine struct {
 	flushed truth
 	exact   bool
 	older   []truth // what the state on disk may say still, after an error or a kill
-	passed  int64 // the stream's offset that was passed
-	applied int64 // the RDB's bytes that were
-	freed   bool  // the RDB is not there any more
+	passed  int64   // the stream's offset that was passed
+	applied int64   // the RDB's bytes that were
+	freed   bool    // the RDB is not there any more
 	begun   int
 	n       int // makes bytes differ
 	ids     int

@@ -301,7 +301,7 @@ func BenchmarkAppendAndRead(b *testing.B) {
 					}
 				})
 				p := make([]byte, size)
-				for b.Loop() {
+				for range b.N { // Loop would not tell the reader how many
 					if err := s.Append(context.Background(), p, at); err != nil {
 						b.Fatal(err)
 					}

@@ -181,9 +181,14 @@ func (s *Spool) adopt(st state, files []found) error {
 	s.used = s.rdb.bytes() + s.stream.bytes()
 	s.rdb.setSynced(st.TrustedRDB)
 	s.stream.setSynced(st.TrustedStream)
-	// The old state stays until the next one, soon: in the same boot it is as true as before, in another what it does not trust is cut off now.
 	s.description, s.unsaved = d, true
-	return s.adoptTimes(files)
+	if err := s.adoptTimes(files); err != nil {
+		return err
+	}
+	if s.stream.end() >= st.TrustedStream {
+		return nil // the old state may stay until the next one: it trusts nothing that is still to come
+	}
+	return s.save(d, nil)
 }
 
 // segments lists the files of a kind and the state's generation that begin at first or behind it.

@@ -76,26 +76,36 @@ func TestRecover(t *testing.T) {
 		want   Contents
 		found  string
 	}{
-		"nothing happened":           {func(*testing.T, Config) {}, whole, "found an RDB of 3000 bytes and the stream from offset 500 to 3500 of " + idB},
-		"torn tail":                  {func(t *testing.T, c Config) { truncate(t, c.path(segmentName(kindStream, 2500)), 300) }, upTo(whole, 3200, idB), ""},
-		"torn tail, other boot":      {func(t *testing.T, c Config) { truncate(t, c.path(segmentName(kindStream, 2500)), 300); reboot(t, c, 3000, 3500) }, upTo(whole, 3200, idB), ""},
-		"torn in the middle":         {func(t *testing.T, c Config) { truncate(t, c.path(segmentName(kindStream, 1500)), 1) }, upTo(whole, 2499, idA), "dropped 1000 bytes"},
-		"missing in the middle":      {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindStream, 1500)))) }, upTo(whole, 1500, idA), "dropped 1000 bytes"},
-		"missing at the front":       {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindStream, 500)))) }, Contents{EndID: idB, First: 1500, End: 3500}, ""},
-		"no stream":                  {func(t *testing.T, c Config) { glob(t, c.path("stream-*"), os.Remove) }, upTo(whole, 500, idA), ""},
-		"the times lost":             {func(t *testing.T, c Config) { glob(t, c.path("time-*"), os.Remove) }, whole, ""},
-		"RDB missing in the middle":  {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindRDB, 1000)))) }, rdbFrom(2000), ""},
-		"RDB missing at the front":   {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindRDB, 0)))) }, rdbFrom(1000), "from byte 1000 on"},
-		"RDB missing at the end":     {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindRDB, 2000)))) }, streamOnly, ""},
-		"RDB torn":                   {func(t *testing.T, c Config) { truncate(t, c.path(segmentName(kindRDB, 2000)), 1) }, streamOnly, ""},
-		"power cut":                  {func(t *testing.T, c Config) { reboot(t, c, 3000, 3500) }, whole, ""},
-		"power cut before the sync":  {func(t *testing.T, c Config) { reboot(t, c, 2999, 2600) }, upTo(streamOnly, 2600, idB), "dropped 3900 bytes"},
-		"power cut before the link":  {func(t *testing.T, c Config) { reboot(t, c, 3000, 2400) }, upTo(whole, 2400, idA), ""},
-		"power cut, garbage":         {func(t *testing.T, c Config) { reboot(t, c, 3000, 2600); overwrite(t, c.path(segmentName(kindStream, 2500)), make([]byte, 900), headerSize+100) }, upTo(whole, 2600, idB), ""},
-		"no state":                   {func(t *testing.T, c Config) { must(t, os.Remove(c.path(stateName))) }, Contents{}, "there is no state"},
-		"a garbled state":            {func(t *testing.T, c Config) { overwrite(t, c.path(stateName), []byte("x"), 90) }, Contents{}, "its state is garbled"},
-		"an empty state":             {func(t *testing.T, c Config) { must(t, os.Truncate(c.path(stateName), 0)) }, Contents{}, "its state is garbled"},
-		"copied and moved back":      {func(t *testing.T, c Config) { run(t, "cp", "-a", c.Dir, c.Dir+"2"); must(t, os.RemoveAll(c.Dir)); run(t, "mv", c.Dir+"2", c.Dir) }, Contents{}, "copied or moved"},
+		"nothing happened": {func(*testing.T, Config) {}, whole, "found an RDB of 3000 bytes and the stream from offset 500 to 3500 of " + idB},
+		"torn tail":        {func(t *testing.T, c Config) { truncate(t, c.path(segmentName(kindStream, 2500)), 300) }, upTo(whole, 3200, idB), ""},
+		"torn tail, other boot": {func(t *testing.T, c Config) {
+			truncate(t, c.path(segmentName(kindStream, 2500)), 300)
+			reboot(t, c, 3000, 3500)
+		}, upTo(whole, 3200, idB), ""},
+		"torn in the middle":        {func(t *testing.T, c Config) { truncate(t, c.path(segmentName(kindStream, 1500)), 1) }, upTo(whole, 2499, idA), "dropped 1000 bytes"},
+		"missing in the middle":     {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindStream, 1500)))) }, upTo(whole, 1500, idA), "dropped 1000 bytes"},
+		"missing at the front":      {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindStream, 500)))) }, Contents{EndID: idB, First: 1500, End: 3500}, ""},
+		"no stream":                 {func(t *testing.T, c Config) { glob(t, c.path("stream-*"), os.Remove) }, upTo(whole, 500, idA), ""},
+		"the times lost":            {func(t *testing.T, c Config) { glob(t, c.path("time-*"), os.Remove) }, whole, ""},
+		"RDB missing in the middle": {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindRDB, 1000)))) }, rdbFrom(2000), ""},
+		"RDB missing at the front":  {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindRDB, 0)))) }, rdbFrom(1000), "from byte 1000 on"},
+		"RDB missing at the end":    {func(t *testing.T, c Config) { must(t, os.Remove(c.path(segmentName(kindRDB, 2000)))) }, streamOnly, ""},
+		"RDB torn":                  {func(t *testing.T, c Config) { truncate(t, c.path(segmentName(kindRDB, 2000)), 1) }, streamOnly, ""},
+		"power cut":                 {func(t *testing.T, c Config) { reboot(t, c, 3000, 3500) }, whole, ""},
+		"power cut before the sync": {func(t *testing.T, c Config) { reboot(t, c, 2999, 2600) }, upTo(streamOnly, 2600, idB), "dropped 3900 bytes"},
+		"power cut before the link": {func(t *testing.T, c Config) { reboot(t, c, 3000, 2400) }, upTo(whole, 2400, idA), ""},
+		"power cut, garbage": {func(t *testing.T, c Config) {
+			reboot(t, c, 3000, 2600)
+			overwrite(t, c.path(segmentName(kindStream, 2500)), make([]byte, 900), headerSize+100)
+		}, upTo(whole, 2600, idB), ""},
+		"no state":        {func(t *testing.T, c Config) { must(t, os.Remove(c.path(stateName))) }, Contents{}, "there is no state"},
+		"a garbled state": {func(t *testing.T, c Config) { overwrite(t, c.path(stateName), []byte("x"), 90) }, Contents{}, "its state is garbled"},
+		"an empty state":  {func(t *testing.T, c Config) { must(t, os.Truncate(c.path(stateName), 0)) }, Contents{}, "its state is garbled"},
+		"copied and moved back": {func(t *testing.T, c Config) {
+			run(t, "cp", "-a", c.Dir, c.Dir+"2")
+			must(t, os.RemoveAll(c.Dir))
+			run(t, "mv", c.Dir+"2", c.Dir)
+		}, Contents{}, "copied or moved"},
 		"a segment of another spool": {func(t *testing.T, c Config) { foreignSegment(t, c) }, upTo(whole, 2500, idB), ""},
 		"an empty file":              {func(t *testing.T, c Config) { must(t, os.WriteFile(c.path(segmentName(kindStream, 3500)), nil, 0o600)) }, whole, ""},
 	} {
@@ -311,4 +321,25 @@ func FuzzMarks(f *testing.F) {
 			last = m.offset
 		}
 	})
+}
+
+// TestTrustIsNotInherited: what is written anew where bytes were lost is not trusted by what the state said of the lost ones.
+func TestTrustIsNotInherited(t *testing.T) {
+	d := newFakeDisk()
+	c := Config{Segment: 16, Max: 1000}
+	s, err := open(c, d.process(), "boot 1")
+	must(t, err)
+	must(t, s.BeginStream(idA, 0))
+	appended(t, s, text(0, 20))
+	must(t, s.tend())
+	must(t, d.process().remove(segmentName(kindStream, 16)))
+	s, err = open(c, d.process(), "boot 1")
+	must(t, err)
+	appended(t, s, text(16, 4))
+	d.powerCut(func(n int) int { return min(3, n-1) }, true) // zeros where nothing was synced
+	s, err = open(c, d.process(), "boot 2")
+	must(t, err)
+	if got := s.Contents().End; got != 16 {
+		t.Fatalf("believes the stream up to %d", got)
+	}
 }
