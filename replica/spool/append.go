@@ -11,8 +11,8 @@ import (
 // While the spool is full Append waits, until there is room, or ctx ends (its cause is the error), or everything is dropped (ErrDropped). It does
 // not wait when a reader has read all there is and waits for more: then nobody would make room.
 //
-// Any other error is the file system's. Whatever the error, the bytes up to the new end, which [Spool.Contents] tells, are in the spool, and the rest may
-// be appended again. An error may also be one that happened in the background since the last Append.
+// Any other error is the file system's. Whatever the error, the bytes up to the new end, which [Spool.Contents] tells, are in the spool, and the
+// rest may be appended again. An error may also be one that happened in the background since the last Append.
 func (s *Spool) Append(ctx context.Context, p []byte, at time.Time) error {
 	for len(p) > 0 {
 		to, err := s.tail(ctx, int64(len(p)))

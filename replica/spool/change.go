@@ -152,6 +152,10 @@ func (s *Spool) CutBack(offset int64) error {
 // cutBack cuts the memory, and then the files, the newest first.
 func (s *Spool) cutBack(d description, offset int64) error {
 	s.mu.Lock()
+	if offset < s.stream.first() {
+		s.mu.Unlock()
+		return errors.New("what comes before was freed meanwhile")
+	}
 	s.epoch++
 	s.description, s.unsaved = d, true
 	s.dropReaders(func(r *Reader) bool { return r.part == &s.stream && r.reach > offset })

@@ -7,8 +7,8 @@
 // cut may have taken.
 //
 // The bytes are in segments, raw behind a short header, each named by what it holds and its first byte: rdb-…0, rdb-…67108864, stream-…1234. The
-// times of a segment of the stream are in time-…, beside it. What no segment can tell (which full resync, which replication IDs, which machine and boot,
-// up to where all is on disk) is in one small file, the state. Each Begin draws a new generation, which is in the state and in every
+// times of a segment of the stream are in time-…, beside it. What no segment can tell (which full resync, which replication IDs, which machine
+// and boot, up to where all is on disk) is in one small file, the state. Each Begin draws a new generation, which is in the state and in every
 // segment: a file of another one is nobody's.
 //
 // A process that is killed leaves its files whole, as the page cache has them: in the same boot they are believed up to their size. After a

@@ -64,8 +64,7 @@ type machine struct {
 	n       int // makes bytes differ
 	ids     int
 	reader  *Reader
-	read    truth // what it reads
-	lost    bool  // it has to say ErrDropped
+	lost    bool // it has to say ErrDropped
 	inRDB   bool
 }
 

@@ -54,8 +54,8 @@ func (s *Spool) read(p *part, from int64) (*Reader, error) {
 	return r, nil
 }
 
-// Read reads what is there, and waits when nothing is. Its errors for good: ErrDropped when the bytes are not there any more, because they were freed, cut
-// back or dropped; ErrInterrupted; ErrClosed. Others are the file system's.
+// Read reads what is there, and waits when nothing is. Its errors for good: ErrDropped when the bytes are not there any more, because they were
+// freed, cut back or dropped; ErrInterrupted; ErrClosed. Others are the file system's.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil

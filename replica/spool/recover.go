@@ -138,8 +138,8 @@ func (s *Spool) vouched(raw []byte) (state, error) {
 	return st, nil
 }
 
-// adopt takes over what the state vouches for: in the same boot, files are whole up to their size; otherwise only up to the trusted ends. The error is the
-// file system's.
+// adopt takes over what the state vouches for: in the same boot, files are whole up to their size; otherwise only up to the trusted ends. The
+// error is the file system's.
 func (s *Spool) adopt(st state, files []found) error {
 	if err := s.disk.sync(); err != nil { // a process that was killed may have put the state into place just so: an older one must not come back
 		return err

@@ -2,8 +2,8 @@ package spool
 
 import "time"
 
-// PassSnapshot says that the RDB's bytes before read are durable in the target: their segments are freed. Once that is all of a complete RDB, there is no
-// snapshot any more. What cannot be removed the next Append tells.
+// PassSnapshot says that the RDB's bytes before read are durable in the target: their segments are freed. Once that is all of a complete RDB,
+// there is no snapshot any more. What cannot be removed the next Append tells.
 func (s *Spool) PassSnapshot(read int64) {
 	s.mu.Lock()
 	s.pass(&s.rdb, read)
@@ -11,8 +11,8 @@ func (s *Spool) PassSnapshot(read int64) {
 	s.report(s.free(0))
 }
 
-// PassStream says that the stream is durable in the target up to offset, or, when that went back, only up to there. Segments before it are freed once they
-// were passed for the time to keep them, or when room is needed; the newest one never.
+// PassStream says that the stream is durable in the target up to offset, or, when that went back, only up to there. Segments before it are freed
+// once they were passed for the time to keep them, or when room is needed; the newest one never.
 func (s *Spool) PassStream(offset int64) {
 	s.mu.Lock()
 	s.pass(&s.stream, offset)
@@ -64,7 +64,7 @@ func (s *Spool) free(n int64) error {
 // freeable takes the next segment to free out of its part; nil when there is none.
 func (s *Spool) freeable(n int64) *segment {
 	for _, p := range []*part{&s.rdb, &s.stream} {
-		if len(p.segments) == 0 {
+		if s.closed || len(p.segments) == 0 {
 			continue
 		}
 		g := p.segments[0]

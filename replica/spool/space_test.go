@@ -273,3 +273,15 @@ func TestNoSpaceLeft(t *testing.T) {
 		t.Fatal("the bytes differ")
 	}
 }
+
+// TestPassedAfterClose: the files of a closed spool are the next one's.
+func TestPassedAfterClose(t *testing.T) {
+	c := filled(t)
+	s := opened(t, c)
+	must(t, s.Close())
+	s.PassSnapshot(3000)
+	s.PassStream(3500)
+	if got := opened(t, c).Contents(); got.First != 500 || !got.Snapshot {
+		t.Fatalf("%+v", got)
+	}
+}

@@ -199,7 +199,12 @@ func (s *Spool) Close() error {
 	return nil
 }
 
+// closeFiles waits for whoever is still at the files.
 func (s *Spool) closeFiles() error {
+	s.structure.Lock()
+	defer s.structure.Unlock()
+	s.freeing.Lock()
+	defer s.freeing.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error
@@ -209,8 +214,8 @@ func (s *Spool) closeFiles() error {
 	return err
 }
 
-// Remove removes the files of a spool, of whatever version, and the folder if nothing else is in it. A folder that is not there is fine. The caller holds
-// the lock.
+// Remove removes the files of a spool, of whatever version, and the folder if nothing else is in it. A folder that is not there is fine. The
+// caller holds the lock.
 func Remove(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil

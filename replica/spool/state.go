@@ -17,8 +17,8 @@ const (
 	stateMax  = 1 << 20     // bytes: no state is as long
 )
 
-// state is what the file of this name says: what the spool holds and up to where it may be trusted after a power cut. A line with the format and a checksum
-// is in front of it.
+// state is what the file of this name says: what the spool holds and up to where it may be trusted after a power cut. A line with the format and
+// a checksum is in front of it.
 type state struct {
 	Place string `json:"place"`
 	Boot  string `json:"boot,omitempty"` // in the same one, files are whole up to their size; never if ""
@@ -72,8 +72,8 @@ func (st state) check() error {
 	return nil
 }
 
-// save writes the state that goes with a description, as edit leaves it, and puts it into place. When it returns, the state is on disk, or the one before
-// is. Where nobody knows which, because that failed, everything is dropped. The caller holds structure.
+// save writes the state that goes with a description, as edit leaves it, and puts it into place. When it returns, the state is on disk, or the
+// one before is. Where nobody knows which, because that failed, everything is dropped. The caller holds structure.
 func (s *Spool) save(d description, edit func(*state)) error {
 	if s.volatile {
 		return nil
