@@ -43,6 +43,7 @@ func newMigration(t testing.TB, source, target string) *migration {
 // running is one process's worth of a migration, in this process.
 type running struct {
 	status *replica.Status
+	spool  *spool.Spool // to look at
 	stop   context.CancelFunc
 	done   chan struct{}
 	err    error
@@ -87,6 +88,7 @@ func (m *migration) start(t testing.TB) *running {
 	if rc.Spool, err = spool.Open(sc); err != nil {
 		t.Fatal(err)
 	}
+	r.spool = rc.Spool
 	rc.LimitsFile = filepath.Join(home.Dir(), "source-limits")
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
