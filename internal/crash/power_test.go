@@ -1,0 +1,167 @@
+package crash
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// powerCut is the kind of fault that the oracle has to tell from others.
+const powerCut = "power cut under redferry"
+
+// The spool's files as this package knows them, which is not from the code under test.
+const (
+	headerSize = 128 // in front of each segment
+	markSize   = 16  // of a time in the files beside: offset, milliseconds
+)
+
+// spoolState is what the spool's state says that matters here, and from where to where its stream reaches.
+type spoolState struct {
+	Boot     string `json:"boot"`
+	Snapshot *struct {
+		Size     int64 `json:"size"`
+		Complete bool  `json:"complete"`
+	} `json:"snapshot"`
+	Links []struct {
+		ID string `json:"id"`
+	} `json:"links"`
+	RDBOnDisk    int64 `json:"rdb"`
+	StreamOnDisk int64 `json:"trusted"`
+
+	first, end int64 // of the stream, by its files
+}
+
+// whole tells whether there is, or was, an RDB that has arrived to its end.
+func (s *spoolState) whole() bool { return s.Snapshot == nil || s.Snapshot.Complete }
+
+// rdbOnDisk tells whether a power cut leaves of the RDB what there is.
+func (s *spoolState) rdbOnDisk() bool { return s.Snapshot == nil || s.RDBOnDisk >= s.Snapshot.Size }
+
+// readSpool reads a migration's spool; false when there is none.
+func readSpool(home string) (s spoolState, ok bool) {
+	text, err := os.ReadFile(filepath.Join(home, "spool", "state"))
+	_, body, found := bytes.Cut(text, []byte("\n"))
+	if err != nil || !found || json.Unmarshal(body, &s) != nil {
+		return s, false
+	}
+	s.first = -1
+	for _, g := range segments(home, "stream-") {
+		if s.first < 0 {
+			s.first = g.first
+		}
+		s.end = g.first + g.size
+	}
+	return s, s.first >= 0
+}
+
+// segment is one of the spool's files.
+type segment struct {
+	path        string
+	first, size int64 // bytes behind the header
+}
+
+// segments are those of a kind, in order.
+func segments(home, prefix string) []segment {
+	paths, _ := filepath.Glob(filepath.Join(home, "spool", prefix+"*")) // sorted
+	var all []segment
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil { // freed just now
+			continue
+		}
+		first, _ := strconv.ParseInt(strings.TrimLeft(filepath.Base(p)[len(prefix):], "0"), 10, 64) // of all zeros: 0
+		all = append(all, segment{p, first, max(info.Size()-headerSize, 0)})
+	}
+	return all
+}
+
+// powerCut does to the spool what a power cut may: the boot is another one, and of what was not brought to disk there is any part, or something else.
+func (w *world) powerCut(r *rand.Rand) {
+	s, ok := readSpool(w.dir)
+	if !ok && s.Boot == "" { // it has none yet
+		return
+	}
+	fail := func(err error) {
+		if err != nil {
+			w.t.Fatalf("cut the power: %v", err)
+		}
+	}
+	path := filepath.Join(w.dir, "spool", "state")
+	text, err := os.ReadFile(path)
+	fail(err)
+	_, body, _ := bytes.Cut(text, []byte("\n"))
+	body = bytes.Replace(body, []byte(s.Boot), []byte("another-boot"), 1)
+	fail(os.WriteFile(path, fmt.Appendf(nil, "redferry-spool 1 state %08x\n%s", crc32.ChecksumIEEE(body), body), 0o600))
+	for _, g := range segments(w.dir, "rdb-") {
+		fail(g.damage(r, s.RDBOnDisk-g.first))
+	}
+	for _, g := range segments(w.dir, "stream-") {
+		fail(g.damage(r, s.StreamOnDisk-g.first))
+	}
+	for _, g := range segments(w.dir, "time-") {
+		fail(g.damage(r, g.marks(s.StreamOnDisk)*markSize))
+	}
+}
+
+// marks counts the times of a file up to an offset.
+func (g segment) marks(upTo int64) (n int64) {
+	b, err := os.ReadFile(g.path)
+	if err != nil || len(b) < headerSize {
+		return 0
+	}
+	for b = b[headerSize:]; len(b) >= markSize && int64(binary.LittleEndian.Uint64(b)) <= upTo; b = b[markSize:] {
+		n++
+	}
+	return n
+}
+
+// damage loses what is behind the first bytes of a segment, which are on disk. None of them: its header need not be there, either.
+func (g segment) damage(r *rand.Rand, onDisk int64) error {
+	keep := headerSize + onDisk
+	if onDisk <= 0 {
+		keep = headerSize
+		switch r.IntN(4) {
+		case 0:
+			return os.Remove(g.path)
+		case 1:
+			keep = 0
+		}
+	}
+	size := headerSize + g.size
+	if size <= keep {
+		return nil
+	}
+	lost := size - keep
+	switch r.IntN(4) {
+	case 0: // cut off
+		return os.Truncate(g.path, keep+r.Int64N(lost))
+	case 1: // a hole
+		if err := os.Truncate(g.path, keep); err != nil {
+			return err
+		}
+		return os.Truncate(g.path, size)
+	case 2: // as it was, which nobody can know
+		return nil
+	}
+	f, err := os.OpenFile(g.path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if keep < headerSize { // all or nothing of a header: it is smaller than a sector
+		keep = headerSize
+	}
+	junk := make([]byte, max(size-keep, 0))
+	for i := range junk {
+		junk[i] = byte(r.Uint32())
+	}
+	_, err = f.WriteAt(junk, keep)
+	return err
+}
