@@ -115,14 +115,3 @@ func (b *bench) target() *redistest.Server {
 	b.Helper()
 	return redistest.Start(b, b.build)
 }
-
-// contenders make one of each, every other round in the other order, so that neither is always the first.
-func (b *bench) contenders(round int, source *redistest.Server) []contender {
-	b.Helper()
-	n := &native{b: b, source: source, target: b.target()}
-	f := &ferry{b: b, source: source, target: b.target(), dir: b.TempDir()}
-	if round%2 == 1 {
-		return []contender{f, n}
-	}
-	return []contender{n, f}
-}

@@ -81,8 +81,11 @@ func TestMedian(t *testing.T) {
 func TestPrint(t *testing.T) {
 	f := &figures{
 		title: "A snapshot", bar: 1.3,
-		native:   []sample{{wall: 2 * time.Second, source: time.Second, target: time.Second}},
-		redferry: []sample{{wall: 3 * time.Second, others: time.Hour, source: time.Second, target: 2 * time.Second, own: usage{time.Second, 20 << 20}}},
+		columns: []column{
+			{"native", []sample{{wall: 2 * time.Second, source: time.Second, target: time.Second}}},
+			{"redferry", []sample{{wall: 3 * time.Second, others: time.Hour, source: time.Second, target: 2 * time.Second, own: usage{time.Second, 20 << 20}}}},
+			{"redferry --spool=off", []sample{{wall: 2 * time.Second, source: 2 * time.Second, target: time.Second, own: usage{time.Second / 2, 10 << 20}}}},
+		},
 	}
 	var out strings.Builder
 	f.print(&out)
@@ -92,15 +95,15 @@ func TestPrint(t *testing.T) {
 	}
 	want := []string{
 		"", "A snapshot", "",
-		"median of 1 native redferry ratio goal",
-		"wall time 2.00 s 3.00 s 1.50 ≤ 1.30 NOT MET",
-		"CPU of the source 1.00 s 1.00 s 1.00",
-		"CPU of the target 1.00 s 2.00 s 2.00",
-		"CPU of redferry 1.00 s",
-		"CPU of all else 0.00 s 3600.00 s",
-		"peak memory of redferry 20 MiB ≤ 128 MiB met",
-		"", "wall times: native 2.00 s; redferry 3.00 s",
-		"the machine was busy with something else in 1 of 2 measurements: wall times are worth little, CPU times are",
+		"median of 1 native redferry ratio redferry --spool=off ratio goal",
+		"wall time 2.00 s 3.00 s 1.50 2.00 s 1.00 ≤ 1.30 NOT MET",
+		"CPU of the source 1.00 s 1.00 s 1.00 2.00 s 2.00",
+		"CPU of the target 1.00 s 2.00 s 2.00 1.00 s 1.00",
+		"CPU of redferry 1.00 s 0.50 s",
+		"CPU of all else 0.00 s 3600.00 s 0.00 s",
+		"peak memory of redferry 20 MiB 10 MiB ≤ 128 MiB met",
+		"", "wall times: native 2.00 s; redferry 3.00 s; redferry --spool=off 2.00 s",
+		"the machine was busy with something else in 1 of 3 measurements: wall times are worth little, CPU times are",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"net"
 	"os/exec"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"redferry/applier/checkpoint"
@@ -21,6 +23,17 @@ type contender interface {
 	suspend()                  // stop, so that start can go on
 	end()                      // for good; the target stays
 	usage() usage              // of a program beside the servers, since its last start
+}
+
+// contenders make one of each, in each round in another order, so that none is always the first.
+func (b *bench) contenders(round int, source *redistest.Server) []contender {
+	b.Helper()
+	all := []contender{
+		&native{b: b, source: source, target: b.target()},
+		b.ferry(source),
+		b.ferry(source, "--spool=off"),
+	}
+	return slices.Concat(all[round%len(all):], all[:round%len(all)])
 }
 
 // native is the server's own replication.
@@ -80,18 +93,28 @@ func (n *native) end() {
 type ferry struct {
 	b              *bench
 	source, target *redistest.Server
+	targetURL      string // the target's own, or a proxy's
 	dir            string
+	flags          []string // beside those that every run needs
 
 	process *redistest.Process
 	said    *bytes.Buffer // valid once the process has ended
 }
 
-func (f *ferry) name() string              { return "redferry" }
+// ferry makes one with a fresh target.
+func (b *bench) ferry(source *redistest.Server, flags ...string) *ferry {
+	b.Helper()
+	target := b.target()
+	return &ferry{b: b, source: source, target: target, targetURL: target.URL(), dir: b.TempDir(), flags: flags}
+}
+
+func (f *ferry) name() string              { return strings.Join(append([]string{"redferry"}, f.flags...), " ") }
 func (f *ferry) server() *redistest.Server { return f.target }
 
 func (f *ferry) start() {
 	f.b.Helper()
-	cmd := exec.Command(f.b.Redferry, "run", "--source", f.source.URL(), "--target", f.target.URL(), "--dir", f.dir)
+	args := append([]string{"run", "--source", f.source.URL(), "--target", f.targetURL, "--dir", f.dir}, f.flags...)
+	cmd := exec.Command(f.b.Redferry, args...)
 	f.said = &bytes.Buffer{}
 	cmd.Stdout, cmd.Stderr = f.said, f.said
 	f.process = redistest.StartProcess(f.b, cmd)

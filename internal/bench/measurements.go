@@ -67,8 +67,9 @@ func (b *bench) stream() *figures {
 			b.verify(c, want)
 			c.server().Kill()
 		}
-		if stats := source.Info(b, "stats"); stats["sync_full"] != "2" || stats["sync_partial_ok"] != "2" {
-			b.Fatalf("%s full and %s partial resyncs, want 2 of each", stats["sync_full"], stats["sync_partial_ok"])
+		want = fmt.Sprint(len(contenders))
+		if stats := source.Info(b, "stats"); stats["sync_full"] != want || stats["sync_partial_ok"] != want {
+			b.Fatalf("%s full and %s partial resyncs, want %s of each", stats["sync_full"], stats["sync_partial_ok"], want)
 		}
 		source.Kill()
 	}
