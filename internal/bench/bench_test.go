@@ -81,7 +81,7 @@ func TestMedian(t *testing.T) {
 func TestPrint(t *testing.T) {
 	f := &figures{
 		title: "A snapshot", bar: 1.3,
-		columns: []column{
+		columns: columns[sample]{
 			{"native", []sample{{wall: 2 * time.Second, source: time.Second, target: time.Second}}},
 			{"redferry", []sample{{wall: 3 * time.Second, others: time.Hour, source: time.Second, target: 2 * time.Second, own: usage{time.Second, 20 << 20}}}},
 			{"redferry --spool=off", []sample{{wall: 2 * time.Second, source: 2 * time.Second, target: time.Second, own: usage{time.Second / 2, 10 << 20}}}},

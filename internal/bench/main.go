@@ -26,7 +26,7 @@ type options struct {
 	Commands int      `default:"2000000" env:"COMMANDS" help:"Commands in the stream."`
 	Rounds   int      `default:"3" env:"ROUNDS" help:"Rounds of each measurement."`
 	Server   string   `env:"SERVER" help:"The server build, as servers.sh names it: redis-7.0, valkey-9. Default: the newest Redis."`
-	Only     []string `enum:"snapshot,stream" default:"snapshot,stream" env:"ONLY" help:"What to measure (${enum})."`
+	Only     []string `enum:"snapshot,stream,receive,source" default:"snapshot,stream,receive,source" env:"ONLY" help:"What to measure (${enum})."`
 	Redferry string   `default:"bin/redferry" help:"The redferry to measure. REDFERRY_… variables reach it."`
 }
 
@@ -53,6 +53,12 @@ func run(ctx context.Context, o options, out, errs io.Writer) int {
 		}
 		if slices.Contains(o.Only, "stream") {
 			b.stream().print(out)
+		}
+		if slices.Contains(o.Only, "receive") {
+			b.receive().print(out)
+		}
+		if slices.Contains(o.Only, "source") {
+			b.burden().print(out)
 		}
 	})
 	if err != nil {

@@ -13,15 +13,14 @@ import (
 const (
 	snapshotBar = 1.3       // redferry's wall time over native replication's
 	streamBar   = 1.4       // the same
+	receiveBar  = 0.9       // the rate at which redferry receives over that of redis-cli --rdb
 	memoryBar   = 128 << 20 // bytes
 )
 
 // snapshot measures a full resync, from the start of redferry, or REPLICAOF, until the target says that the snapshot is in.
 func (b *bench) snapshot() *figures {
 	b.Helper()
-	source := redistest.Start(b, b.build)
-	b.progress("snapshot: filling a source with %s keys", humanize.Comma(int64(b.Keys)))
-	b.fill(source, b.Keys)
+	source := b.filled(b.Keys)
 	want := b.contents(source)
 	f := &figures{
 		title: fmt.Sprintf("Snapshot of %s mixed keys (%s of the source's memory)", humanize.Comma(int64(b.Keys)), b.memory(source)),
@@ -29,7 +28,7 @@ func (b *bench) snapshot() *figures {
 	}
 	for round := range b.Rounds {
 		for _, c := range b.contenders(round, source) {
-			f.add(c, b.measure(c, source, b.cpu(c.server()), c.loaded))
+			f.columns.add(c.name(), b.measure(c, source, b.cpu(c.server()), c.loaded))
 			c.end()
 			b.verify(c, want)
 			c.server().Kill()
@@ -45,8 +44,7 @@ func (b *bench) stream() *figures {
 	b.Helper()
 	f := &figures{bar: streamBar}
 	for round := range b.Rounds {
-		source := redistest.Start(b, b.build, redistest.Config("repl-backlog-size 1gb", "client-output-buffer-limit replica 0 0 0"))
-		b.fill(source, streamKeys/2)
+		source := b.filled(streamKeys/2, redistest.Config("repl-backlog-size 1gb", "client-output-buffer-limit replica 0 0 0"))
 		contenders := b.contenders(round, source)
 		before := map[contender]time.Duration{}
 		for _, c := range contenders {
@@ -62,7 +60,7 @@ func (b *bench) stream() *figures {
 		f.title = fmt.Sprintf("Catching up with a stream of %s mixed commands (%s)", humanize.Comma(int64(b.Commands)), humanize.Bytes(uint64(goal-from)))
 		want := b.contents(source)
 		for _, c := range contenders {
-			f.add(c, b.measure(c, source, before[c], func() bool { return c.offset() >= goal }))
+			f.columns.add(c.name(), b.measure(c, source, before[c], func() bool { return c.offset() >= goal }))
 			c.end()
 			b.verify(c, want)
 			c.server().Kill()
@@ -74,6 +72,15 @@ func (b *bench) stream() *figures {
 		source.Kill()
 	}
 	return f
+}
+
+// filled starts a source with that many keys.
+func (b *bench) filled(keys int, opts ...redistest.Option) *redistest.Server {
+	b.Helper()
+	source := redistest.Start(b, b.build, opts...)
+	b.progress("filling a source with %s keys", humanize.Comma(int64(keys)))
+	b.fill(source, keys)
+	return source
 }
 
 func (b *bench) memory(s *redistest.Server) string {
