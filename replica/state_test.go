@@ -25,8 +25,11 @@ func TestStatus(t *testing.T) {
 		{"the same wait again is no change", []func(*Status){set(Loading, "a"), wait("w"), wait("w"), resume, resume}, []string{"snapshot: a", "waiting: w", "snapshot: a"}},
 		{"one wait after another", []func(*Status){set(Loading, "a"), wait("w"), wait("x"), resume}, []string{"snapshot: a", "waiting: w", "waiting: x", "snapshot: a"}},
 		{"a state set during a wait", []func(*Status){set(Connecting, "a"), wait("w"), set(CatchingUp, "b"), resume}, []string{"connecting: a", "waiting: w", "catching_up: b"}},
-		{"waits for both", []func(*Status){set(Loading, "a"), waitOn(OnTarget, "t"), wait("w"), resume, func(s *Status) { s.Go(OnTarget) }},
-			[]string{"snapshot: a", "waiting: t", "waiting: w; t", "waiting: t", "snapshot: a"}},
+		{
+			"waits for both",
+			[]func(*Status){set(Loading, "a"), waitOn(OnTarget, "t"), wait("w"), resume, func(s *Status) { s.Go(OnTarget) }},
+			[]string{"snapshot: a", "waiting: t", "waiting: w; t", "waiting: t", "snapshot: a"},
+		},
 		{"Go without a wait", []func(*Status){resume, set(InSync, "a"), resume}, []string{"in_sync: a"}},
 		{"a wait before any state", []func(*Status){wait("w"), resume}, []string{"waiting: w"}},
 	}

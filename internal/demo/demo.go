@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -58,12 +59,20 @@ func (d *demo) tell(ctx context.Context) error {
 	d.pass(ctx, first, 4*time.Second)
 
 	first.Kill()
-	d.say("redferry is killed with SIGKILL. The writer goes on without it for 3 seconds.")
-	d.pass(ctx, nil, 3*time.Second)
+	d.say("redferry is killed with SIGKILL. The writer goes on without it for 2 seconds.")
+	d.pass(ctx, nil, 2*time.Second)
 	at := d.checkpoint().Offset
 	d.say("The same command again. The checkpoint in the target says offset %s; the source is %s further by now:", comma(at), humanize.Bytes(uint64(d.source.Offset(d)-at)))
 	second := d.start()
-	d.pass(ctx, second, 5*time.Second)
+	d.pass(ctx, second, 4*time.Second)
+	before := d.source.Offset(d)
+	d.target.Freeze()
+	d.say("The target stops answering for 8 seconds (SIGSTOP). redferry goes on receiving, into its spool:")
+	d.pass(ctx, second, 8*time.Second)
+	d.target.Thaw()
+	d.say("It answers again. The source has written %s meanwhile, and could repeat only its last %s:",
+		humanize.Bytes(uint64(d.source.Offset(d)-before)), humanize.Bytes(uint64(d.backlogSize())))
+	d.pass(ctx, second, 3*time.Second)
 	written := stopWriter()
 	d.say("The writer stops, after %s commands. redferry is told to stop, too (SIGTERM):", comma(written.Acknowledged))
 	d.end(second)
@@ -86,6 +95,16 @@ func (d *demo) conclude(written redistest.LoadResult, began time.Time) error {
 	}
 	r.print(d.out)
 	return r.judge()
+}
+
+// backlogSize is how much of its stream the source keeps for a replica that comes back, in bytes.
+func (d *demo) backlogSize() int64 {
+	d.Helper()
+	n, err := strconv.ParseInt(d.source.Info(d, "replication")["repl_backlog_size"], 10, 64)
+	if err != nil {
+		d.Fatalf("read the source's repl_backlog_size: %v", err)
+	}
+	return n
 }
 
 // say prints the next step of the story.
