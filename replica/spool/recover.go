@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"slices"
 )
@@ -30,6 +31,9 @@ func survey(d disk) ([]found, error) {
 			continue
 		}
 		b, err := readHeader(d, e.name)
+		if errors.Is(err, fs.ErrNotExist) { // Append takes back a segment that it began when all was dropped
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
