@@ -35,7 +35,7 @@ var binDir string // set by TestMain
 // program builds redferry once for all tests.
 var program = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(binDir, "redferry")
-	out, err := exec.Command("go", "build", "-o", path, "redferry/cmd/redferry").CombinedOutput()
+	out, err := exec.Command("go", append(append([]string{"build"}, raceFlags...), "-o", path, "redferry/cmd/redferry")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}

@@ -11,16 +11,16 @@ import (
 
 // kind is a kind of fault. begin makes it, end takes it back.
 type kind struct {
-	name    string
-	of      party
-	when    func(*plan) bool // it can happen; nil for always
-	most    int              // times in a plan; 0: no limit
-	weight  int              // how likely it is; 0 means 1
-	longest time.Duration    // between begin and end; 0: it has no end
-	detail  func(n int64) string
+	name     string
+	of       party
+	when     func(*plan) bool // it can happen; nil for always
+	most     int              // times in a plan; 0: no limit
+	weight   int              // how likely it is; 0 means 1
+	longest  time.Duration    // between begin and end; 0: it has no end
+	detail   func(n int64) string
 	harmless bool // to an RDB that arrives, wherever the spool is on the disk
-	begin   func(w *world, f fault)
-	end     func(w *world, f fault)
+	begin    func(w *world, f fault)
+	end      func(w *world, f fault)
 }
 
 // kinds are all that can go wrong.

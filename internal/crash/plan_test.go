@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"redferry/internal/redistest"
@@ -89,7 +90,7 @@ func newPlan(seed uint64, builds []redistest.Build) plan {
 	}
 	if p.arriving {
 		p.keys = 10_000 + r.IntN(20_000)
-		p.line = (2 + r.IntN(10)) << 20
+		p.line = (8 + r.IntN(24)) << 20
 	}
 	switch r.IntN(10) {
 	case 0, 1:
@@ -164,4 +165,35 @@ func (p *plan) beginText() string {
 		return fmt.Sprintf("with the snapshot, on a line of %d MiB/s", p.line>>20)
 	}
 	return "in the stream"
+}
+
+// The same seed makes the same plan, another one another, and in none does one thing happen twice at a time.
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	builds := []redistest.Build{{Name: "redis-7.0", Server: "redis"}, {Name: "redis-8.0", Server: "redis"}, {Name: "valkey-9", Server: "valkey"}}
+	drawn := map[string]bool{}
+	for seed := range uint64(500) {
+		p := newPlan(seed, builds)
+		if again := newPlan(seed, builds); p.String() != again.String() {
+			t.Fatalf("two plans of one seed:\n%v\n%v", p, again)
+		}
+		if next := newPlan(seed+1, builds); fmt.Sprint(p.faults) == fmt.Sprint(next.faults) {
+			t.Errorf("seeds %d and %d make the same faults", seed, seed+1)
+		}
+		until := map[party]time.Duration{}
+		for _, f := range p.faults {
+			if drawn[f.name] = true; f.of == theNetwork {
+				continue
+			}
+			if f.at < until[f.of] {
+				t.Errorf("%v while another is under way in\n%v", f, p)
+			}
+			until[f.of] = f.at + f.lasts
+		}
+	}
+	for _, k := range kinds {
+		if !drawn[k.name] {
+			t.Errorf("never drawn: %s", k.name)
+		}
+	}
 }

@@ -30,9 +30,10 @@ type world struct {
 	disk    string             // its own, if it has one
 	cramped time.Time          // until when the disk is full, or was just now
 
-	load  func() redistest.LoadResult // stops it
-	loads uint64
-	began time.Time // of the timetable
+	stopLoad func() redistest.LoadResult
+	loads    uint64
+	commands int64     // of the loads that are over
+	began    time.Time // of the timetable
 
 	underWay []fault
 	ledger
@@ -142,10 +143,12 @@ func (p plan) timetable() []event {
 
 func (w *world) startLoad() {
 	w.loads++
-	w.load = redistest.StartLoad(w.t, w.written, redistest.LoadOptions{
+	w.stopLoad = redistest.StartLoad(w.t, w.written, redistest.LoadOptions{
 		Seed: w.seed + w.loads, Writers: w.writers, Rate: w.rate, SwapDB: true, Flush: true,
 	})
 }
+
+func (w *world) endLoad() { w.commands += w.stopLoad().Acknowledged }
 
 // launch starts redferry.
 func (w *world) launch(more ...string) {
@@ -236,7 +239,7 @@ func (w *world) losePrimary(lacks time.Duration) {
 // promote makes the replica the primary, which the load is written to from now on.
 func (w *world) promote() {
 	w.replica.Do(w.t, "REPLICAOF", "NO", "ONE")
-	w.load()
+	w.endLoad()
 	w.written, w.source, w.replica = w.replica, w.replica, nil
 	w.startLoad()
 }
@@ -248,7 +251,7 @@ func (w *world) settle() {
 		p.Throttle(redistest.FromClient, 0)
 		p.Throttle(redistest.FromServer, 0)
 	}
-	done := w.load()
+	w.endLoad()
 	w.killFerry()
 	if w.written != w.source {
 		w.await("the replica has all", func() bool { return w.source.Offset(w.t) >= w.written.Offset(w.t) })
@@ -265,5 +268,5 @@ func (w *world) settle() {
 	}
 	redistest.AssertEqual(w.t, w.written, w.target, redistest.CompareOptions{})
 	w.audit()
-	w.t.Logf("%d commands; %d full resyncs, of which the faults excuse %d", done.Acknowledged, w.counted, w.excused)
+	w.t.Logf("%d commands; %d full resyncs, of which the faults excuse %d", w.commands, w.counted, w.excused)
 }
