@@ -96,7 +96,7 @@ func (r *run) again(ctx context.Context, side Side, attempt func(context.Context
 				Kind: Failed, Reason: fmt.Sprintf("the source %s does not speak the replication protocol here", r.Source), Err: err,
 				Hint: "nothing of it was applied; see what is between redferry and the source, and run the same command again",
 			}
-		case errors.Is(err, errRecalled), errors.Is(err, errReplan): // nothing is wrong
+		case errors.Is(err, errRecalled), errors.Is(err, errReplan), errors.Is(err, spool.ErrDropped): // nothing is wrong on this side
 			continue
 		}
 		// What got forward is repeated at once: the backlog ages meanwhile. Others are given time, above all those that cost the source a fork and

@@ -83,7 +83,7 @@ func TestSignals(t *testing.T) {
 		run := newProgram(t).start(t, with(ends(source, target))...)
 		run.until(t, "snapshot")
 		run.Signal(syscall.SIGTERM)
-		run.wait(t).expect(t, exitDone, "stopped in the midst of the snapshot; the same command loads it again")
+		run.wait(t).expect(t, exitDone, "stopped in the midst of the snapshot; the same command goes on with it")
 	})
 	t.Run("a second one", func(t *testing.T) {
 		source, target := pair(t)

@@ -183,7 +183,7 @@ func (s *screen) end(ctx context.Context, err error, stopAt string) {
 	why := "the target has all that was read of the source"
 	switch {
 	case errors.Is(context.Cause(ctx), errSignal) && s.loading:
-		why = "stopped in the midst of the snapshot; the same command loads it again"
+		why = "stopped in the midst of the snapshot; the same command goes on with it if all of the RDB has arrived, and else begins it again"
 	case errors.Is(context.Cause(ctx), errSignal):
 		why = "stopped; the same command goes on from here"
 	case stopAt == "caught-up":
