@@ -13,6 +13,7 @@ func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched, s
 	g.Go(func() error { return r.copyStream(gctx, link, skew) })
 	g.Go(func() error { return r.acknowledge(gctx, link) })
 	g.Go(func() error { return r.watch(gctx, src, w, skew) })
+	g.Go(func() error { return r.watchSpool(gctx) })
 	g.Go(func() error {
 		if r.desk.unserved(gctx, r.serves) != nil {
 			return nil // another has ended the group
@@ -93,7 +94,6 @@ func (r *run) ack(link *Link) error {
 // In sync means that what the source had at one look is in the target by the next: less than one interval of lag. Of a source that does not
 // permit INFO nothing can be said.
 func (r *run) watch(ctx context.Context, src *source, w *watched, skew time.Duration) error {
-	defer r.Status.Go(OnSpool)
 	const often, seldom = 100 * time.Millisecond, time.Second
 	defer context.AfterFunc(ctx, src.close)() // a source that is frozen must not hold up the end
 	seen := int64(-1)                         // the source's offset at the last look
@@ -118,7 +118,6 @@ func (r *run) watch(ctx context.Context, src *source, w *watched, skew time.Dura
 			}
 		}
 		r.sayAge(have, skew)
-		r.sayFull()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -148,15 +147,26 @@ func (r *run) sayAge(have int64, skew time.Duration) {
 	r.Status.ApplyLag.Store(age.Milliseconds())
 }
 
-// sayFull says it, with what it means, while the spool takes nothing.
-func (r *run) sayFull() {
-	u := r.Spool.Usage()
-	r.Status.SpoolUsed.Store(u.Used)
-	r.Status.SpoolMax.Store(u.Max)
-	if !u.Full {
-		r.Status.Go(OnSpool)
-		return
-	}
-	r.Status.Wait(OnSpool, fmt.Sprintf("the spool is full (%d of %d bytes; %d are free on its disk): reading from the source pauses until the target has taken some; "+
-		"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max, u.Free))
+// watchSpool tells how much the spool has, and says, with what it means, when it takes nothing.
+func (r *run) watchSpool(ctx context.Context) error {
+	full := false
+	defer func() {
+		if full {
+			r.Status.Go(OnSpool)
+		}
+	}()
+	return every(ctx, 100*time.Millisecond, func() error {
+		u := r.Spool.Usage()
+		r.Status.SpoolUsed.Store(u.Used)
+		r.Status.SpoolMax.Store(u.Max)
+		switch {
+		case u.Full:
+			r.Status.Wait(OnSpool, fmt.Sprintf("the spool is full (it has %d of %d bytes, and its disk %d free): reading from the source pauses until the target has taken some; "+
+				"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max, u.Free))
+		case full: // a wait that another has entered stays
+			r.Status.Go(OnSpool)
+		}
+		full = u.Full
+		return nil
+	})
 }

@@ -214,6 +214,7 @@ func (r *run) transfer(ctx context.Context, link *Link) error {
 		defer g.stop()
 		return r.copyRDB(gctx, link)
 	})
+	g.Go(func() error { return r.watchSpool(gctx) })
 	g.Go(func() error {
 		err := every(gctx, time.Second, link.KeepAlive)
 		if err != nil {
