@@ -2,6 +2,7 @@ package applier_test
 
 import (
 	"strconv"
+	"strings"
 	"testing"
 
 	"redferry/applier"
@@ -146,6 +147,36 @@ func TestSourceRestarts(t *testing.T) {
 				t.Errorf("full resyncs since the restart: got %s, want 0", got)
 			}
 		})
+	}
+}
+
+// A replica that is read from, and is behind what the target has from elsewhere, will get there: it is waited for. One that came back from a file is behind
+// for a moment, too.
+func TestReplicaIsBehind(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	primary := redistest.Start(t, b)
+	line := redistest.NewProxy(t, primary.Addr())
+	second := redistest.Start(t, b, redistest.Config("replicaof "+strings.Replace(line.Addr(), ":", " ", 1)))
+	eventually(t, "the replica follows", func() bool { return second.Info(t, "replication")["master_link_status"] == "up" })
+	f := followFrom(t, primary)
+	line.Hold(redistest.FromServer, true)
+	say(t, primary, "SET new 1")
+	f.through(t)
+	f.end()
+	if second.DoString(t, "GET", "new") != "" {
+		t.Fatal("the replica is not behind")
+	}
+
+	f.m.source = second.URL()
+	f.running = f.m.start(t)
+	f.until(t, replica.Waiting, "still behind")
+	line.Hold(redistest.FromServer, false)
+	f.until(t, replica.InSync, "")
+	say(t, primary, "SET newer 1")
+	eventually(t, "the target has what came by the replica", func() bool { return f.dst.DoString(t, "GET", "newer") == "1" })
+	if got := fullResyncs(t, second); got != "0" {
+		t.Errorf("full resyncs: got %s, want 0", got)
 	}
 }
 

@@ -17,7 +17,8 @@ type Backlog struct {
 	HistLen      int64  // bytes in the backlog
 	MasterOffset int64  // bytes written in all
 	Active       bool   // there is a backlog; a source that never had a replica has none
-	Orphaned     bool   // the source is a replica that has lost its own primary: what it says now may not be its last word
+	Replica      bool   // the source is a replica itself
+	Orphaned     bool   // … and has lost its own primary: what it says now may not be its last word
 }
 
 // ParseInfo splits the text of INFO into its fields.
@@ -36,6 +37,7 @@ func ParseInfo(text string) map[string]string {
 func ParseBacklog(info map[string]string) (Backlog, error) {
 	b := Backlog{
 		ReplID: info["master_replid"], ReplID2: info["master_replid2"], Active: info["repl_backlog_active"] == "1",
+		Replica:  info["role"] == "slave",
 		Orphaned: info["role"] == "slave" && info["master_link_status"] == "down",
 	}
 	if b.ReplID == "" {
@@ -80,6 +82,12 @@ func (b Backlog) Has(p Position) (ok bool, why string) {
 			p.Offset, b.MasterOffset, p.Offset-b.MasterOffset)
 	}
 	return true, ""
+}
+
+// Behind tells whether the source is a replica that has not come to p yet, in p's own history: it came back from a file, say, and hears the rest from its
+// primary. Only the newest ID will do: a primary that lost something, and its replicas, go on under another one.
+func (b Backlog) Behind(p Position) bool {
+	return b.Replica && !p.IsZero() && strings.EqualFold(p.ReplID, b.ReplID) && p.Offset > b.MasterOffset
 }
 
 // predecessor names the second replication ID, if there is one: without, it is all zeros.

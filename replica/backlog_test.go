@@ -150,6 +150,33 @@ func TestBacklogHasSaysWhy(t *testing.T) {
 	}
 }
 
+// Only a replica comes to what it lacks, and only in the history that it writes now.
+func TestBacklogBehind(t *testing.T) {
+	const other = "fedcba9876543210fedcba9876543210fedcba98"
+	b := Backlog{ReplID: testID, ReplID2: other, SecondOffset: 1201, FirstByte: 1051, HistLen: 450, MasterOffset: 1500, Active: true, Replica: true}
+	primary := b
+	primary.Replica = false
+	tests := []struct {
+		name string
+		b    Backlog
+		p    Position
+		want bool
+	}{
+		{"ahead of a replica", b, Position{ReplID: testID, Offset: 1501}, true},
+		{"at its end", b, Position{ReplID: testID, Offset: 1500}, false},
+		{"ahead of a primary", primary, Position{ReplID: testID, Offset: 1501}, false},
+		{"in the history before", b, Position{ReplID: other, Offset: 1501}, false},
+		{"no position", b, Position{}, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := test.b.Behind(test.p); got != test.want {
+				t.Errorf("Behind = %v", got)
+			}
+		})
+	}
+}
+
 func TestParseBacklog(t *testing.T) {
 	const text = "# Replication\r\nrole:master\r\nslave0:ip=127.0.0.1,port=0,state=online\r\nmaster_replid:" + testID +
 		"\r\nmaster_replid2:0000000000000000000000000000000000000000\r\nmaster_repl_offset:1500\r\nsecond_repl_offset:-1\r\n" +

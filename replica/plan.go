@@ -70,6 +70,19 @@ func (b *repeats) has(p Position) (ok bool, why string) {
 	return b.Has(p)
 }
 
+// unsettled says why a source that is a replica may yet have what a target needs that is at resume, or the spool, which ends at end; empty when it is
+// settled, or the target needs nothing.
+func (b *repeats) unsettled(resume Resume, end Position) string {
+	switch {
+	case resume.From.IsZero() && resume.Part.At.IsZero():
+	case b.Orphaned:
+		return "the source is a replica that has lost its own primary"
+	case b.Behind(resume.From), b.Behind(end):
+		return fmt.Sprintf("the source is a replica that is still behind: it is at offset %d", b.MasterOffset)
+	}
+	return ""
+}
+
 // decide is for when the source cannot go on from the spool's end, or the target is not where the spool serves it. Nobody reads the spool meanwhile.
 func decide(s *spool.Spool, granted bool, b repeats, resume Resume) (plan, *Stop) {
 	c := s.Contents()

@@ -178,8 +178,8 @@ func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
 		return plan{}, nil, err
 	}
 	p, stop := decide(r.Spool, r.granted.Load(), b, resume)
-	if b.Orphaned && !resume.From.IsZero() && (stop != nil || p.what == reload) {
-		return plan{}, nil, errors.New("the source is a replica that has lost its own primary")
+	if why := b.unsettled(resume, end(r.Spool.Contents())); why != "" && (stop != nil || p.what == reload) {
+		return plan{}, nil, errors.New(why)
 	}
 	if stop != nil {
 		return plan{}, nil, stop
