@@ -42,8 +42,9 @@ var kinds = []*kind{
 	},
 	{
 		name: powerCut, of: theFerry, weight: 2, longest: 500 * time.Millisecond, when: (*plan).spooled,
-		begin: func(w *world, f fault) { w.killFerry(); w.powerCut(rand.New(rand.NewPCG(uint64(f.n), 0))) },
-		end:   func(w *world, _ fault) { w.launch() },
+		detail: func(n int64) string { return fmt.Sprintf("the target has not heard of the last %v", lacks(n)) },
+		begin:  func(w *world, f fault) { w.cutPower(lacks(f.n), rand.New(rand.NewPCG(uint64(f.n), 0))) },
+		end:    func(w *world, _ fault) { w.launch() },
 	},
 	{
 		name: "kill the target", of: theTarget, weight: 3, longest: 1500 * time.Millisecond, harmless: true,
@@ -95,7 +96,7 @@ var kinds = []*kind{
 	},
 }
 
-// lacks is how much of the newest writes a replica has not heard of when its primary dies: nothing in half of the cases.
+// lacks is how much of the newest writes a replica has not heard of when its primary dies, or a target when redferry does: nothing in half of the cases.
 func lacks(n int64) time.Duration {
 	return max(0, time.Duration(n%600)-300) * time.Millisecond
 }

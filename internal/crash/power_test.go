@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
+
+	"redferry/internal/redistest"
 )
 
 // powerCut is the kind of fault that the oracle has to tell from others.
@@ -82,8 +85,15 @@ func segments(home, prefix string) []segment {
 	return all
 }
 
-// powerCut does to the spool what a power cut may: the boot is another one, and of what was not brought to disk there is any part, or something else.
-func (w *world) powerCut(r *rand.Rand) {
+// cutPower ends redferry and does to its spool what a power cut may: the boot is another one, and of what was not brought to disk there is any part, or
+// something else. Before, the target does not hear of the last writes, so that they are needed from the spool.
+func (w *world) cutPower(lacks time.Duration, r *rand.Rand) {
+	if lacks > 0 {
+		w.ways[w.target].Hold(redistest.FromClient, true)
+		time.Sleep(lacks)
+	}
+	w.killFerry()
+	w.ways[w.target].Hold(redistest.FromClient, false)
 	s, ok := readSpool(w.dir)
 	if !ok && s.Boot == "" { // it has none yet
 		return
