@@ -74,6 +74,9 @@ func (r *run) connect(ctx context.Context, src *source, w *watched) (_ *Link, at
 		return nil, at, err
 	}
 	if p.what == reload {
+		if err := r.Spool.Ready(); err != nil {
+			return nil, at, fmt.Errorf("cannot keep a snapshot, hence asking for none: %w: make room in --dir", err)
+		}
 		r.Log.Info().Str("why", p.why).Msg("asking for a full resync")
 		if err := w.prepare(ctx, src); err != nil {
 			return nil, at, err
@@ -212,7 +215,10 @@ func (r *run) transfer(ctx context.Context, link *Link) error {
 	g, gctx := newGroup(ctx)
 	g.Go(func() error {
 		defer g.stop()
-		return r.copyRDB(gctx, link)
+		if err := r.copyRDB(gctx, link); err != nil {
+			return err
+		}
+		return r.insist(gctx, r.Spool.EndSnapshot)
 	})
 	g.Go(func() error { return r.watchSpool(gctx) })
 	g.Go(func() error {
@@ -222,11 +228,7 @@ func (r *run) transfer(ctx context.Context, link *Link) error {
 		}
 		return err
 	})
-	err := g.Wait()
-	if err == nil {
-		err = r.Spool.EndSnapshot()
-	}
-	if err != nil { // its rest cannot be asked for
+	if err := g.Wait(); err != nil { // its rest cannot be asked for
 		return errors.Join(fmt.Errorf("receive the snapshot: %w", err), r.Spool.Drop())
 	}
 	return nil
@@ -251,13 +253,24 @@ func (r *run) copyRDB(ctx context.Context, link *Link) error {
 	}
 }
 
-// keepRDB appends to the spool's RDB. When the disk will not take it, it tries again for as long as the source keeps the link: half an RDB is worth
-// nothing, and another one costs the source a fork.
+// keepRDB appends to the spool's RDB.
 func (r *run) keepRDB(ctx context.Context, p []byte) error {
-	defer r.Status.Go(OnSpool)
 	end := r.Spool.Contents().RDBEnd + int64(len(p))
+	return r.insist(ctx, func() error {
+		rest := end - r.Spool.Contents().RDBEnd
+		if rest > int64(len(p)) {
+			return spool.ErrDropped
+		}
+		return r.Spool.Append(ctx, p[int64(len(p))-rest:], time.Time{})
+	})
+}
+
+// insist does to the spool what a snapshot needs, and when the disk will not take it, again for as long as the source keeps the link: half an RDB is worth
+// nothing, and another one costs the source a fork.
+func (r *run) insist(ctx context.Context, write func() error) error {
+	defer r.Status.Go(OnSpool)
 	for {
-		err := r.Spool.Append(ctx, p[int64(len(p))-(end-r.Spool.Contents().RDBEnd):], time.Time{})
+		err := write()
 		if err == nil || ctx.Err() != nil || errors.Is(err, spool.ErrDropped) || errors.Is(err, spool.ErrClosed) {
 			return err
 		}

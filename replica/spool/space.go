@@ -1,6 +1,9 @@
 package spool
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // PassSnapshot says that the RDB's bytes before read are durable in the target: their segments are freed. Once that is all of a complete RDB,
 // there is no snapshot any more. What cannot be removed the next Append tells.
@@ -91,6 +94,18 @@ func (s *Spool) look() {
 	if s.blocked {
 		s.changed.Broadcast()
 	}
+}
+
+// Ready tells whether something new could be begun, which drops all there is. The error says that there would be no room for it. A source that is
+// asked for its RDB forks, so this is asked before.
+func (s *Spool) Ready() error {
+	s.look()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.space >= 0 && s.space+s.used < reserve {
+		return fmt.Errorf("the disk is full: %d bytes are free, and %d have to stay free", s.space, reserve)
+	}
+	return nil
 }
 
 // report keeps an error for the next Append.
