@@ -157,7 +157,8 @@ func (s *Spool) cutBack(d description, offset int64) error {
 		return errors.New("what comes before was freed meanwhile")
 	}
 	s.epoch++
-	s.description, s.unsaved = d, true
+	s.setDescription(d)
+	s.unsaved = true
 	s.dropReaders(func(r *Reader) bool { return r.part == &s.stream && r.reach > offset })
 	var gone []*segment
 	for len(s.stream.segments) > 1 && s.stream.last().first >= offset {
@@ -214,7 +215,7 @@ func (s *Spool) clear() error {
 	s.mu.Lock()
 	old := slices.Concat(s.rdb.segments, s.stream.segments)
 	s.epoch++
-	s.description = description{}
+	s.setDescription(description{})
 	s.rdb, s.stream = part{passed: -1}, part{passed: -1}
 	s.used, s.unsaved = 0, true
 	s.dropReaders(func(*Reader) bool { return true })
@@ -251,7 +252,7 @@ func (s *Spool) change(d description, and func()) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.description = d
+	s.setDescription(d)
 	and()
 	s.changed.Broadcast()
 	return nil

@@ -12,6 +12,12 @@ type description struct {
 	Links      []link    `json:"links,omitempty"`    // of the stream, oldest first; nil when there is no stream
 }
 
+// setDescription takes a description over. The caller holds mu, or is alone.
+func (s *Spool) setDescription(d description) {
+	s.description = d
+	s.chain.Store(&d.Links)
+}
+
 // snapshot is the RDB of a full resync.
 type snapshot struct {
 	ID       string `json:"id"`
@@ -73,11 +79,13 @@ func (s *Spool) Holds(id string, offset int64) bool {
 }
 
 // IDAt is the newest replication ID that a position at this offset may carry: of the last link that begins at or before it. It is "" when
-// none does.
+// none does. It takes no lock: it is asked of every unit.
 func (s *Spool) IDAt(offset int64) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, l := range slices.Backward(s.Links) {
+	links := s.chain.Load()
+	if links == nil {
+		return ""
+	}
+	for _, l := range slices.Backward(*links) {
 		if l.From <= offset {
 			return l.ID
 		}

@@ -185,7 +185,8 @@ func (s *Spool) adopt(st state, files []found) error {
 	s.used = s.rdb.bytes() + s.stream.bytes()
 	s.rdb.setSynced(st.TrustedRDB)
 	s.stream.setSynced(st.TrustedStream)
-	s.description, s.unsaved = d, true
+	s.setDescription(d)
+	s.unsaved = true
 	if err := s.adoptTimes(files); err != nil {
 		return err
 	}

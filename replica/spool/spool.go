@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -63,6 +64,7 @@ type Spool struct {
 	mu        sync.Mutex
 	changed   sync.Cond // what somebody may wait for: bytes, room, another description, the end
 	description
+	chain       atomic.Pointer[[]link] // the description's Links, for those who do not hold mu
 	rdb, stream part
 	epoch       int // counts the times that bytes were taken back: by Begin, Drop and CutBack
 	used        int64
