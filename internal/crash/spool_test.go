@@ -79,7 +79,7 @@ func (v *victim) equal(src, dst *redistest.Server) {
 func TestCrashWhileTheTargetIsDown(t *testing.T) {
 	t.Parallel()
 	src, dst := pair(t, "repl-backlog-size 1mb")
-	v := newVictim(t, src.URL(), dst.URL())
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	v.finish()
 	p := v.start()
 	until(t, "the link is up", func() bool { return stat(t, src, "sync_partial_ok") == 1 })
@@ -155,8 +155,6 @@ func (v *victim) anotherBoot() {
 	}
 }
 
-const headerSize = 128 // in front of a segment's bytes
-
 // tamper has change rewrite each segment of a kind; first is the number of the segment's first byte.
 func (v *victim) tamper(kind string, change func(first int64, bytes []byte) []byte) {
 	v.t.Helper()
@@ -226,9 +224,9 @@ func TestCrashSpoiltStream(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := seeded(t)
+			r, _ := seeded(t)
 			src, dst := pair(t, "repl-backlog-size 64mb")
-			v := newVictim(t, src.URL(), dst.URL(), "--log-level", "debug")
+			v := newVictim(t, t.TempDir(), src.URL(), dst.URL(), "--log-level", "debug")
 			v.finish()
 			p := v.start()
 			until(t, "the link is up", func() bool { return stat(t, src, "sync_partial_ok") == 1 })
@@ -256,7 +254,7 @@ func TestCrashSpoiltStream(t *testing.T) {
 // SIGKILL at random moments while an RDB that has arrived is loaded: each start goes on with it, and the source is not asked again.
 func TestCrashWithTheRDBInTheSpool(t *testing.T) {
 	t.Parallel()
-	r := seeded(t)
+	r, _ := seeded(t)
 	keys, kills := 40_000, 6
 	if os.Getenv("LONG") != "" {
 		keys, kills = 300_000, 30
@@ -265,7 +263,7 @@ func TestCrashWithTheRDBInTheSpool(t *testing.T) {
 	redistest.Fill(t, src, redistest.FillOptions{Keys: keys, Seed: r.Uint64()})
 	proxy := redistest.NewProxy(t, dst.Addr())
 	proxy.Throttle(redistest.FromClient, keys*15)
-	v := newVictim(t, src.URL(), dst.URLAt(proxy.Addr()))
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	p := v.start()
 	until(t, "the RDB has arrived", func() bool { return v.state().whole() })
 	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Rate: 300, SwapDB: true})
@@ -297,7 +295,7 @@ func TestCrashSpoiltRDB(t *testing.T) {
 	src.Do(t, "DEBUG", "POPULATE", "2000", "key", "8192")
 	proxy := redistest.NewProxy(t, dst.Addr())
 	proxy.Throttle(redistest.FromClient, 1<<20)
-	v := newVictim(t, src.URL(), dst.URLAt(proxy.Addr()))
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	p := v.start()
 	until(t, "the RDB has arrived", func() bool { return v.state().whole() })
 	p.Kill()
@@ -331,9 +329,9 @@ func TestCrashSpoiltRDB(t *testing.T) {
 func TestCrashCopiedDir(t *testing.T) {
 	t.Parallel()
 	src, dst := pair(t, "repl-backlog-size 64mb")
-	v := newVictim(t, src.URL(), dst.URL())
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	v.finish()
-	there := newVictim(t, src.URL(), dst.URL())
+	there := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	if err := os.CopyFS(filepath.Join(there.dir(), "default"), os.DirFS(filepath.Join(v.dir(), "default"))); err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +348,7 @@ func TestCrashCopiedDir(t *testing.T) {
 func TestCrashForeignFiles(t *testing.T) {
 	t.Parallel()
 	src, dst := pair(t, "repl-backlog-size 64mb")
-	v := newVictim(t, src.URL(), dst.URL())
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	v.finish()
 	foreign := []string{"notes.txt", "stream-00000000000000000099", "rdb-1"}
 	for _, name := range foreign {
@@ -396,7 +394,7 @@ func TestCrashSlowTargetMemory(t *testing.T) {
 	t.Parallel()
 	src, dst := pair(t, "repl-backlog-size 1mb")
 	proxy := redistest.NewProxy(t, dst.Addr())
-	v := newVictim(t, src.URL(), dst.URLAt(proxy.Addr()))
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	v.finish()
 	p := v.start()
 	until(t, "the link is up", func() bool { return stat(t, src, "sync_partial_ok") == 1 })
