@@ -68,9 +68,11 @@ var kinds = []*kind{
 	},
 	{
 		name: "the source fails over", of: theSource, weight: 3, most: 1, longest: 800 * time.Millisecond, when: func(p *plan) bool { return p.shape == failover },
-		detail: func(n int64) string { return fmt.Sprintf("its replica lacks the last %v", lacks(n)) },
-		begin:  func(w *world, f fault) { w.losePrimary(lacks(f.n)) },
-		end:    func(w *world, _ fault) { w.promote() },
+		detail: func(n int64) string {
+			return fmt.Sprintf("its replica%s lacks the last %v", map[bool]string{true: ", as the target,"}[n%2 == 0], lacks(n))
+		},
+		begin: func(w *world, f fault) { w.losePrimary(lacks(f.n), f.n%2 == 0) },
+		end:   func(w *world, _ fault) { w.promote() },
 	},
 	{
 		name: "freeze the source", of: theSource, weight: 2, longest: time.Second,
@@ -98,7 +100,7 @@ var kinds = []*kind{
 
 // lacks is how much of the newest writes a replica has not heard of when its primary dies, or a target when redferry does: nothing in half of the cases.
 func lacks(n int64) time.Duration {
-	return max(0, time.Duration(n%600)-300) * time.Millisecond
+	return max(0, time.Duration(n/2%600)-300) * time.Millisecond
 }
 
 // drawnCut is where a cut comes: after how many bytes, mostly few, in which direction.

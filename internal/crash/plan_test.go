@@ -23,7 +23,7 @@ type plan struct {
 	saves          bool   // the replica that is read from saves its data now and then, so that it goes on after a kill
 	keys           int    // before the migration begins
 	arriving       bool   // the faults begin with the snapshot; otherwise once the target is caught up
-	line           int    // bytes a second between redferry and each of the servers, so that a snapshot takes its time; 0: no limit
+	lines          [2]int // bytes a second between redferry and source, and target, so that a snapshot takes its time; 0: no limit
 	writers, rate  int    // of the load on the source, meanwhile
 	spool          []string
 	small          bool // --dir is on a disk of its own, that can be full
@@ -90,7 +90,7 @@ func newPlan(seed uint64, builds []redistest.Build) plan {
 	}
 	if p.arriving {
 		p.keys = 10_000 + r.IntN(20_000)
-		p.line = (8 + r.IntN(24)) << 20
+		p.lines = [2]int{(5 + r.IntN(40)) << 20, (2 + r.IntN(10)) << 20}
 	}
 	switch r.IntN(10) {
 	case 0, 1:
@@ -162,7 +162,7 @@ func (p *plan) savesText() string {
 
 func (p *plan) beginText() string {
 	if p.arriving {
-		return fmt.Sprintf("with the snapshot, on a line of %d MiB/s", p.line>>20)
+		return fmt.Sprintf("with the snapshot, on lines of %d and %d MiB/s", p.lines[0]>>20, p.lines[1]>>20)
 	}
 	return "in the stream"
 }

@@ -59,11 +59,11 @@ func newWorld(t *testing.T, p plan) *world {
 			w.source = w.replica
 		}
 	}
-	for _, s := range []*redistest.Server{first, w.replica, w.target} {
+	for s, line := range map[*redistest.Server]int{first: p.lines[0], w.replica: p.lines[0], w.target: p.lines[1]} {
 		if s != nil {
 			w.ways[s] = redistest.NewProxy(t, s.Addr())
-			w.ways[s].Throttle(redistest.FromClient, p.line)
-			w.ways[s].Throttle(redistest.FromServer, p.line)
+			w.ways[s].Throttle(redistest.FromClient, line)
+			w.ways[s].Throttle(redistest.FromServer, line)
 		}
 	}
 	w.counted = -w.resyncs(w.source) // those of its own replica
@@ -225,10 +225,11 @@ func (w *world) killFerry() {
 	w.ferry = nil
 }
 
-// losePrimary kills the primary, after its replica has not heard of the last writes.
-func (w *world) losePrimary(lacks time.Duration) {
+// losePrimary kills the primary, after its replica has not heard of the last writes, and perhaps the target neither.
+func (w *world) losePrimary(lacks time.Duration, target bool) {
 	if lacks > 0 {
 		w.inner.Hold(redistest.FromServer, true)
+		w.ways[w.target].Hold(redistest.FromClient, target)
 		time.Sleep(lacks)
 	}
 	w.countResyncs()
@@ -238,6 +239,8 @@ func (w *world) losePrimary(lacks time.Duration) {
 
 // promote makes the replica the primary, which the load is written to from now on.
 func (w *world) promote() {
+	w.ways[w.target].Cut()
+	w.ways[w.target].Hold(redistest.FromClient, false)
 	w.replica.Do(w.t, "REPLICAOF", "NO", "ONE")
 	w.endLoad()
 	w.written, w.source, w.replica = w.replica, w.replica, nil
