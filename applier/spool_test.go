@@ -205,3 +205,26 @@ func TestDiskFullInTheSnapshot(t *testing.T) {
 		})
 	}
 }
+
+// A disk that is full before the RDB is asked for: the source is not made to fork for what cannot be kept.
+func TestDiskFullBeforeTheSnapshot(t *testing.T) {
+	t.Parallel()
+	src := redistest.Start(t, redistest.Latest(t))
+	say(t, src, "SET k v")
+	f := &following{src: src, dst: redistest.Start(t, src.Build), m: newMigration(t, src.URL(), "")}
+	f.m.target = f.dst.URL()
+	smallDisk(t, f.m, 64<<20)
+	room := f.m.ballast(t, 256<<10)
+	f.running = f.m.start(t)
+	f.until(t, replica.Waiting, "cannot keep a snapshot, hence asking for none: the disk is full")
+	eventually(t, "two more tries", func() bool { return f.status.Reconnects.Load() > 2 })
+	if got := fullResyncs(t, src); got != "0" {
+		t.Errorf("full resyncs while the disk is full: got %s, want 0", got)
+	}
+	room()
+	f.until(t, replica.InSync, "")
+	f.equal(t)
+	if got := fullResyncs(t, src); got != "1" {
+		t.Errorf("full resyncs: got %s, want 1", got)
+	}
+}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"redferry/internal/redistest"
+	"redferry/replica/spool"
 )
 
 func TestTransferAnnouncements(t *testing.T) {
@@ -128,5 +131,30 @@ func TestReadRDB(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A spool that drops everything while an RDB waits for the disk ends the wait.
+func TestRDBDroppedWhileItWaits(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s, err := spool.Open(spool.Config{Dir: dir, Segment: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.BeginSnapshot(testID, 0, -1); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir, dir+"-gone"); err != nil { // so that no other segment can be made
+		t.Fatal(err)
+	}
+	status := &Status{Observe: func(state State, _ string) {
+		if state == Waiting {
+			_ = s.Drop() // of the files nothing can be removed
+		}
+	}}
+	r := &run{RunConfig: RunConfig{Spool: s, Status: status}}
+	if err := r.keepRDB(t.Context(), make([]byte, 1500)); !errors.Is(err, spool.ErrDropped) {
+		t.Errorf("got %v, want that it was dropped", err)
 	}
 }

@@ -96,14 +96,14 @@ func (s *Spool) look() {
 	}
 }
 
-// Ready tells whether something new could be begun, which drops all there is. The error says that there would be no room for it. A source that is
-// asked for its RDB forks, so this is asked before.
+// Ready tells whether something new can be begun, for which all there is would go; its error, that there would be no room. A source that is asked for
+// its RDB forks, so this is asked before.
 func (s *Spool) Ready() error {
 	s.look()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.space >= 0 && s.space+s.used < reserve {
-		return fmt.Errorf("the disk is full: %d bytes are free, and %d have to stay free", s.space, reserve)
+	if s.space >= 0 && s.space+s.used < least {
+		return fmt.Errorf("the disk is full: %d bytes are free", s.space)
 	}
 	return nil
 }

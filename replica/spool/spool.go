@@ -25,6 +25,7 @@ const (
 	defaultMemory = 4 << 20         // of a spool without a folder
 	defaultMax    = 1 << 30         // where nobody knows how much space is free
 	reserve       = int64(16 << 20) // of the file system's free space stays free
+	least         = int64(1 << 20)  // has to be free for something new
 )
 
 // Config says where a spool is and how much it may hold.
