@@ -150,10 +150,15 @@ func TestRDBDroppedWhileItWaits(t *testing.T) {
 	}
 	status := &Status{Observe: func(state State, _ string) {
 		if state == Waiting {
-			_ = s.Drop() // of the files nothing can be removed
+			if err := errors.Join(os.Rename(dir+"-gone", dir), s.Drop()); err != nil {
+				t.Error(err)
+			}
 		}
 	}}
 	r := &run{RunConfig: RunConfig{Spool: s, Status: status}}
+	if err := r.keepRDB(t.Context(), make([]byte, 900)); err != nil {
+		t.Fatal(err)
+	}
 	if err := r.keepRDB(t.Context(), make([]byte, 1500)); !errors.Is(err, spool.ErrDropped) {
 		t.Errorf("got %v, want that it was dropped", err)
 	}
