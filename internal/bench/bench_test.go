@@ -89,10 +89,6 @@ func TestPrint(t *testing.T) {
 	}
 	var out strings.Builder
 	f.print(&out)
-	var got []string
-	for line := range strings.Lines(out.String()) {
-		got = append(got, strings.Join(strings.Fields(line), " "))
-	}
 	want := []string{
 		"", "A snapshot", "",
 		"median of 1 native redferry ratio redferry --spool=off ratio goal",
@@ -105,8 +101,73 @@ func TestPrint(t *testing.T) {
 		"", "wall times: native 2.00 s; redferry 3.00 s; redferry --spool=off 2.00 s",
 		"the machine was busy with something else in 1 of 3 measurements: wall times are worth little, CPU times are",
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, words(out.String())); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// words are the lines of a table with one blank where there are several.
+func words(text string) (lines []string) {
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	return lines
+}
+
+func TestPrintReceipts(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		cli  []receipt
+		want []string
+	}{
+		{"both", []receipt{{300e6, 3 * time.Second}}, []string{
+			"", "Receiving", "",
+			"median of 1 redis-cli --rdb redferry ratio goal",
+			"wall time 3.00 s 4.00 s",
+			"rate 100 MB/s 75 MB/s 0.75 ≥ 0.90 NOT MET",
+			"", "rates: redis-cli 100 MB/s; redferry 75 MB/s",
+		}},
+		{"without redis-cli", nil, []string{
+			"", "Receiving", "",
+			"median of 1 redferry",
+			"wall time 4.00 s",
+			"rate 75 MB/s",
+			"", "no redis-cli here to compare with",
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var out strings.Builder
+			(&receipts{title: "Receiving", cli: test.cli, redferry: []receipt{{300e6, 4 * time.Second}}}).print(&out)
+			if diff := cmp.Diff(test.want, words(out.String())); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPrintBurdens(t *testing.T) {
+	all := &burdens{title: "The source's side"}
+	all.columns.add("native", burden{fork: 2 * time.Second, buffer: 10e6, wall: 4 * time.Second})
+	all.columns.add("redferry", burden{fork: time.Second, buffer: 5e6, memory: 1e6, wall: 40 * time.Second})
+	var out strings.Builder
+	all.print(&out)
+	want := []string{
+		"", "The source's side", "",
+		"median of 1 native redferry ratio",
+		"lifetime of the source's fork 2.00 s 1.00 s 0.50",
+		"most in the replica's output buffer 10 MB 5.0 MB 0.50",
+		"most of mem_clients_slaves 0 B 1.0 MB -",
+		"until the snapshot was loaded 4.00 s 40.00 s 10.00",
+	}
+	if diff := cmp.Diff(want, words(out.String())); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestOmem(t *testing.T) {
+	list := "id=3 addr=127.0.0.1:1 obl=0 oll=2 omem=41024 tot-mem=5 cmd=psync\nid=4 addr=127.0.0.1:2 omem=7 cmd=psync\n"
+	if got := omem(list); got != 41024 {
+		t.Errorf("%d, want the larger one", got)
 	}
 }
 

@@ -151,7 +151,7 @@ func (all *burdens) print(w io.Writer) {
 			m := median(col.samples, of)
 			cells = append(cells, text(m))
 			if i > 0 {
-				cells = append(cells, fmt.Sprintf("%.2f", float64(m)/float64(median(native.samples, of))))
+				cells = append(cells, ratio(m, median(native.samples, of)))
 			}
 		}
 		t.row(cells...)
@@ -163,4 +163,12 @@ func (all *burdens) print(w io.Writer) {
 	row("most of mem_clients_slaves", func(s burden) int64 { return s.memory }, size)
 	row("until the snapshot was loaded", func(s burden) int64 { return int64(s.wall) }, span)
 	t.end()
+}
+
+// ratio is a dash where there is nothing to compare with.
+func ratio(n, of int64) string {
+	if of == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", float64(n)/float64(of))
 }
