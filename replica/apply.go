@@ -177,27 +177,28 @@ func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
 	defer context.AfterFunc(ctx, in.Interrupt)()
 	br := bufio.NewReaderSize(in, applyBuffer)
 	stream := NewStream(br, at)
-	id := at.ReplID
 	var u Unit
 	for r.StopAt.Offset == 0 || at.Offset < r.StopAt.Offset {
-		if br.Buffered() == 0 {
-			if err := r.Spool.Await(ctx, at.Offset, id); err != nil {
+		renamed := false
+		if br.Buffered() == 0 { // a new replication ID begins where the bytes of the last one end
+			if err := r.Spool.Await(ctx, at.Offset, at.ReplID); err != nil {
 				return err
 			}
+			renamed = r.Spool.IDAt(at.Offset) != at.ReplID
 		}
-		if now := r.Spool.IDAt(at.Offset); now != id { // stored at once, even if nothing comes for a while: a second failover would make the old one worthless
-			id, at.ReplID = now, now
+		if renamed { // stored at once, even if nothing comes for a while: a second failover would make the old one worthless
 			u = Unit{Start: at.Offset, End: at}
-		} else {
-			if err := stream.Next(&u); err != nil {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				return fmt.Errorf("read the stream of %s: %w", r.Source, err)
+		} else if err := stream.Next(&u); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			u.End.ReplID = id
-			at = u.End
+			return fmt.Errorf("read the stream of %s: %w", r.Source, err)
 		}
+		at = u.End
+		if at.ReplID = r.Spool.IDAt(at.Offset); at.ReplID == "" { // the link may have broken inside of the unit: its end decides
+			return fmt.Errorf("read the stream of %s: %w", r.Source, spool.ErrDropped)
+		}
+		u.End = at
 		if err := r.sink.Apply(ctx, &u); err != nil {
 			return err
 		}

@@ -1,0 +1,84 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"redferry/internal/redistest"
+	"redferry/replica/spool"
+)
+
+// A spool that is dropped while it is read (a disk that fails its fsync) has no replication ID: none reaches the sink, and the source is asked again for what
+// the target does not have.
+func TestRunSpoolDroppedWhileRead(t *testing.T) {
+	t.Parallel()
+	one := resp("INCR", "n")
+	first := 100 + int64(len(one))
+	src := newSource(t, first, nil)
+	src.play = func(p *redistest.Peer, n int, _, _ string) {
+		p.Send("+CONTINUE\r\n" + one)
+		p.Hang()
+	}
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	var sp *spool.Spool
+	r := startRun(t, src.endpoint(), sink, stopAtOffset(first+int64(len(one))), func(c *RunConfig) { sp = c.Spool })
+	eventually(t, "the first unit is in", func() bool { at, _, _ := sink.seen(); return at.Offset == first })
+	src.grow(first + int64(len(one)))
+	if err := sp.Drop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	at, _, news := sink.seen()
+	if len(news) > 0 || at.ReplID != testID {
+		t.Errorf("the sink is at %v, and was told of %v", at, news)
+	}
+	if diff := cmp.Diff([]string{testID + " 101", fmt.Sprintf("%s %d", testID, first+1)}, src.asked()); diff != "" {
+		t.Errorf("PSYNC (-want +got):\n%s", diff)
+	}
+}
+
+// A unit that began under one replication ID and ended under the next has a position that the spool serves.
+func TestRunUnitAcrossReplicationIDs(t *testing.T) {
+	t.Parallel()
+	one := resp("INCR", "n")
+	end := 100 + int64(len(one))
+	src := newSource(t, 100, nil)
+	src.play = func(p *redistest.Peer, n int, _, _ string) {
+		if n == 1 {
+			src.set("master_replid", otherID)
+			src.set("master_replid2", testID)
+			src.set("second_repl_offset", fmt.Sprint(end+1))
+			src.grow(end)
+			p.Send("+CONTINUE\r\n" + one[:5])
+			return
+		}
+		p.Send("+CONTINUE " + otherID + "\r\n" + one[5:])
+		p.Hang()
+	}
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	var ids []string
+	sink.onCommit = func(context.Context, int64) error {
+		sink.mu.Lock()
+		defer sink.mu.Unlock()
+		if sink.taken.Offset == end {
+			ids = append(ids, sink.taken.ReplID)
+		}
+		return nil
+	}
+	var sp *spool.Spool
+	if err := startRun(t, src.endpoint(), sink, stopAtOffset(end), func(c *RunConfig) { sp = c.Spool }).wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if !sp.Holds(id, end) {
+			t.Errorf("the position %s:%d was stored, and the spool does not serve it", id, end)
+		}
+	}
+}
