@@ -30,6 +30,7 @@ func (r *run) apply(ctx context.Context) (progress bool, err error) {
 }
 
 func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err error) {
+	r.durable.Store(false) // until the spool serves what the target says: it may be another target now, or an older one
 	resume, err := r.sink.Resume(ctx, src)
 	if err != nil {
 		return false, err
@@ -40,7 +41,6 @@ func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err
 		return false, err
 	}
 	at := resume.From
-	r.durable.Store(false)
 	if !r.Spool.Holds(at.ReplID, at.Offset) {
 		if at, err = r.load(ctx, resume); err != nil {
 			return false, err

@@ -82,3 +82,36 @@ func TestRunUnitAcrossReplicationIDs(t *testing.T) {
 		}
 	}
 }
+
+// What a target says that belongs to no history which is received is neither acknowledged nor taken for in sync.
+func TestRunCheckpointOfAnotherHistory(t *testing.T) {
+	t.Parallel()
+	never := &Stop{Kind: Decide, Reason: "a full resync is not allowed"}
+	one := resp("INCR", "n")
+	end := 100 + int64(len(one))
+	acks := &ackLog{}
+	src := newSource(t, end, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n" + one)
+		acks.hear(p, func(int64) {})
+	})
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	sink.onResume = func(n int, _ SourceInfo) (Resume, error) {
+		if n > 1 {
+			sink.at = Position{ReplID: otherID, Offset: 1 << 40} // its backup
+		}
+		return Resume{From: sink.at, FullResync: never}, nil
+	}
+	sink.onCommit = func(_ context.Context, offset int64) error {
+		if offset == end {
+			return errBoom
+		}
+		return nil
+	}
+	if err := startRun(t, src.endpoint(), sink).wait(); AsStop(err) == nil {
+		t.Errorf("got %v, want a Stop", err)
+	}
+	if last, n := acks.last(); n > 0 && last > end {
+		t.Errorf("%d was acknowledged", last)
+	}
+}
