@@ -14,12 +14,7 @@ func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched, s
 	g.Go(func() error { return r.acknowledge(gctx, link) })
 	g.Go(func() error { return r.watch(gctx, src, w, skew) })
 	g.Go(func() error { return r.watchSpool(gctx) })
-	g.Go(func() error {
-		if r.desk.unserved(gctx, r.serves) != nil {
-			return nil // another has ended the group
-		}
-		return errReplan
-	})
+	g.Go(func() error { return r.replan(gctx) })
 	err := g.Wait()
 	_ = r.ack(link) // what the drained target holds, if the source can still hear it
 	if ctx.Err() != nil || errors.Is(err, errStopAt) {

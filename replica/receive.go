@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"redferry/replica/spool"
@@ -190,6 +191,14 @@ func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
 	return p, &resume, nil
 }
 
+// replan ends a link with errReplan, once the target is somewhere that the spool does not serve.
+func (r *run) replan(ctx context.Context) error {
+	if r.desk.unserved(ctx, r.serves) != nil {
+		return nil // another has ended the group
+	}
+	return errReplan
+}
+
 // repeats asks the source what it can still repeat.
 func (r *run) repeats(ctx context.Context, src *source) (repeats, error) {
 	b := repeats{blind: src.blind, denied: r.denied}
@@ -211,23 +220,27 @@ func spoolError(err error) error {
 
 // transfer receives the RDB, as fast as it comes, and keeps the source's patience meanwhile.
 func (r *run) transfer(ctx context.Context, link *Link) error {
-	defer context.AfterFunc(ctx, link.Interrupt)() // not at the group's end: the link is still needed
 	g, gctx := newGroup(ctx)
-	g.Go(func() error {
-		defer g.stop()
-		if err := r.copyRDB(gctx, link); err != nil {
-			return err
+	var whole atomic.Bool
+	defer context.AfterFunc(gctx, func() {
+		if !whole.Load() { // else the link is still needed
+			link.Interrupt()
 		}
-		return r.insist(gctx, r.Spool.EndSnapshot)
-	})
-	g.Go(func() error { return r.watchSpool(gctx) })
+	})()
 	g.Go(func() error {
-		err := every(gctx, time.Second, link.KeepAlive)
-		if err != nil {
-			link.Close() // nothing more will come: let go of a read that waits for it
+		err := r.copyRDB(gctx, link)
+		if err == nil {
+			whole.Store(true)
+			err = r.insist(gctx, r.Spool.EndSnapshot)
+		}
+		if err == nil {
+			g.stop()
 		}
 		return err
 	})
+	g.Go(func() error { return every(gctx, time.Second, link.KeepAlive) })
+	g.Go(func() error { return r.watchSpool(gctx) })
+	g.Go(func() error { return r.replan(gctx) })
 	if err := g.Wait(); err != nil { // its rest cannot be asked for
 		return errors.Join(fmt.Errorf("receive the snapshot: %w", err), r.Spool.Drop())
 	}

@@ -2,7 +2,10 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -83,6 +86,43 @@ func TestRunUnitAcrossReplicationIDs(t *testing.T) {
 	}
 }
 
+// An RDB that the target has no use for any more, because it went back to before what is still here of it, is not waited for.
+func TestRunGivesUpAnRDBThatNobodyCanUse(t *testing.T) {
+	t.Parallel()
+	const big = 3 << 20
+	src := newSource(t, 100, func(p *redistest.Peer, n int, _, _ string) {
+		if n == 1 {
+			p.Send(fmt.Sprintf("+FULLRESYNC %s 100\r\n$%d\r\n", testID, 2*big) + strings.Repeat("x", big))
+			p.Hang()
+		}
+		p.FullResync(100, fakeRDB)
+		p.Hang()
+	})
+	sink := newSink(t)
+	sink.onResume = func(n int, _ SourceInfo) (Resume, error) { return Resume{From: sink.at}, nil }
+	sink.onLoad = func(ctx context.Context, snap Snapshot) error {
+		if _, loads := sink.counts(); loads > 1 {
+			return readRDB(ctx, snap)
+		}
+		if _, err := io.CopyN(io.Discard, snap.RDB, big); err != nil {
+			return err
+		}
+		for range 3 {
+			snap.Durable(big)
+		}
+		return errors.New("the target went back to its beginning")
+	}
+	r := startRun(t, src.endpoint(), sink, stopAtCaughtUp, func(c *RunConfig) {
+		c.Spool = openSpoolOf(t, spool.Config{Dir: t.TempDir(), Segment: 1 << 20, Max: 1 << 30})
+	})
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"? -1", "? -1"}, src.asked()); diff != "" {
+		t.Errorf("PSYNC (-want +got):\n%s", diff)
+	}
+}
+
 // What a target says that belongs to no history which is received is neither acknowledged nor taken for in sync.
 func TestRunCheckpointOfAnotherHistory(t *testing.T) {
 	t.Parallel()
@@ -114,4 +154,19 @@ func TestRunCheckpointOfAnotherHistory(t *testing.T) {
 	if last, n := acks.last(); n > 0 && last > end {
 		t.Errorf("%d was acknowledged", last)
 	}
+}
+
+// openSpoolOf is openSpool with more to choose.
+func openSpoolOf(t testing.TB, c spool.Config) *spool.Spool {
+	t.Helper()
+	s, err := spool.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close the spool: %v", err)
+		}
+	})
+	return s
 }
