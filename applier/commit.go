@@ -232,7 +232,7 @@ func (a *Applier) reopen(ctx context.Context) error {
 	rec, ok, err := ReadCheckpoint(ctx, conn, a.Name)
 	if err == nil {
 		switch {
-		case !ok, rec.Phase != checkpoint.PhaseStream, rec.Epoch < a.owner.epoch:
+		case !ok, rec.Phase != checkpoint.PhaseStream, rec.Epoch < a.owner.epoch, rec.ReplID != a.rec.ReplID: // offsets of two histories say nothing of one another
 			err = errLost
 		case rec.Epoch > a.owner.epoch:
 			err = a.owner.fenced()
