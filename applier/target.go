@@ -285,6 +285,12 @@ func (a *Applier) admitted(c *conn, results []rueidis.RedisResult) error {
 	if info["role"] != "master" {
 		return fmt.Errorf("the target %s is a replica of %s:%s now and takes no writes", a.Target, info["master_host"], info["master_port"])
 	}
+	if id := info["master_replid"]; id != "" && id == a.rec.ReplID { // INFO, before, may have been another server's, or not permitted
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("the target %s writes the history %s itself, which it is to be given: it is the same server as the source", a.Target, id),
+			Hint: "check --source and --target",
+		}
+	}
 	replies, err := results[5].ToArray()
 	if rueidis.IsRedisNil(err) {
 		return errors.New("the checkpoint changed just now")

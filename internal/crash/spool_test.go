@@ -178,6 +178,13 @@ func (v *victim) tamper(kind string, change func(first int64, bytes []byte) []by
 	}
 }
 
+// dice are thrown the same way with the same SEED.
+func dice(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed, _ := seeded(t)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
 func noise(r *rand.Rand, n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -224,7 +231,7 @@ func TestCrashSpoiltStream(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r, _ := seeded(t)
+			r := dice(t)
 			src, dst := pair(t, "repl-backlog-size 64mb")
 			v := newVictim(t, t.TempDir(), src.URL(), dst.URL(), "--log-level", "debug")
 			v.finish()
@@ -254,7 +261,7 @@ func TestCrashSpoiltStream(t *testing.T) {
 // SIGKILL at random moments while an RDB that has arrived is loaded: each start goes on with it, and the source is not asked again.
 func TestCrashWithTheRDBInTheSpool(t *testing.T) {
 	t.Parallel()
-	r, _ := seeded(t)
+	r := dice(t)
 	keys, kills := 40_000, 6
 	if os.Getenv("LONG") != "" {
 		keys, kills = 300_000, 30
