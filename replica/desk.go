@@ -49,14 +49,16 @@ func (d *desk) await(ctx context.Context, f func() bool) error {
 	}
 }
 
-// describe lays down what the source said of itself. What the target said to another server's description is void.
+// describe lays down what the source said of itself. What the target said to another server's description is void. Until release no attempt begins to read:
+// what the spool holds may be of another source, or more than this one has.
 func (d *desk) describe(si SourceInfo) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.source != nil && d.source.RunID != si.RunID && d.recall != nil {
 		d.recall(errRecalled)
+		d.offered = nil
 	}
-	d.source = &si
+	d.source, d.held = &si, true
 	d.changed()
 }
 
@@ -112,7 +114,7 @@ func (d *desk) hold(ctx context.Context) (resume Resume, err error) {
 	return resume, err
 }
 
-// release ends a hold: what the spool holds is settled.
+// release ends a hold, or what describe began: what the spool holds is settled.
 func (d *desk) release() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

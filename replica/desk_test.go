@@ -53,8 +53,11 @@ func TestDesk(t *testing.T) {
 		}
 		expect()
 		d.describe(SourceInfo{RunID: "a"})
-		expect("begins with a", "reads")
+		expect("begins with a")
+		d.release()
+		expect("reads")
 		d.describe(SourceInfo{RunID: "a"})
+		d.release()
 		expect()
 
 		resume, err := d.hold(t.Context())
@@ -80,6 +83,8 @@ func TestDesk(t *testing.T) {
 		expect("begins with b", "reads")
 		d.describe(SourceInfo{RunID: "c"})
 		time.Sleep(2 * time.Second)
-		expect("ends", "begins with c", "reads")
+		expect("ends", "begins with c")
+		d.release()
+		expect("reads")
 	})
 }

@@ -163,7 +163,7 @@ func (r *run) change(ctx context.Context, link *Link, p plan, at begun) error {
 }
 
 // plan decides before PSYNC where to go on, so that a source is never made to fork for what the operator did not allow. When it returns a Resume, applying is
-// held until desk.release.
+// held until desk.release; else it may read what there is.
 func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
 	b, err := r.repeats(ctx, src)
 	if err != nil {
@@ -171,6 +171,7 @@ func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
 	}
 	if from := end(r.Spool.Contents()); !from.IsZero() && !r.desk.isUnserved(r.serves) {
 		if ok, _ := b.has(from); ok {
+			r.desk.release()
 			return plan{from: from}, nil, nil
 		}
 	}

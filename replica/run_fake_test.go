@@ -167,8 +167,11 @@ type sourceDouble struct {
 	script *redistest.Script
 	play   func(p *redistest.Peer, n int, replID, next string) // after the n-th PSYNC, from 1
 
+	onInfo func(n int) // before the n-th INFO, from 1; may be nil
+
 	mu     sync.Mutex
 	info   map[string]string
+	infos  int
 	psyncs []string // "replID next"
 }
 
@@ -207,6 +210,13 @@ func (s *sourceDouble) converse(p *redistest.Peer) {
 		switch args := p.Receive(); strings.ToUpper(args[0]) {
 		case "INFO":
 			var text strings.Builder
+			s.mu.Lock()
+			s.infos++
+			n := s.infos
+			s.mu.Unlock()
+			if s.onInfo != nil {
+				s.onInfo(n)
+			}
 			s.mu.Lock()
 			for field, value := range s.info {
 				fmt.Fprintf(&text, "%s:%s\r\n", field, value)

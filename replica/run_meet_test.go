@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -153,6 +154,41 @@ func TestRunCheckpointOfAnotherHistory(t *testing.T) {
 	}
 	if last, n := acks.last(); n > 0 && last > end {
 		t.Errorf("%d was acknowledged", last)
+	}
+}
+
+// A target that is nearer than the source takes nothing out of the spool before the source has said whether it has that, too: what the source lost in a failover meanwhile
+// can be cut off only as long as the target does not have it.
+func TestRunReadsNothingBeforeTheSourceIsKnown(t *testing.T) {
+	t.Parallel()
+	one := resp("INCR", "n")
+	shared, end := 100+int64(len(one)), 100+2*int64(len(one))
+	src := newSource(t, shared, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE " + otherID + "\r\n")
+		p.Hang()
+	})
+	src.set("master_replid", otherID)
+	src.set("master_replid2", testID)
+	src.set("second_repl_offset", fmt.Sprint(shared+1))
+	src.onInfo = func(n int) {
+		if n > 1 {
+			time.Sleep(200 * time.Millisecond) // it is far away
+		}
+	}
+	sp := openSpoolOf(t, spool.Config{Dir: t.TempDir()})
+	if err := errors.Join(sp.BeginStream(testID, 100), sp.Append(t.Context(), []byte(one+one), time.Now())); err != nil {
+		t.Fatal(err)
+	}
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	sink.onResume = func(int, SourceInfo) (Resume, error) {
+		return Resume{From: sink.at, FullResync: &Stop{Kind: Decide, Reason: "a full resync is not allowed"}}, nil
+	}
+	if err := startRun(t, src.endpoint(), sink, stopAtCaughtUp, func(c *RunConfig) { c.Spool = sp }).wait(); err != nil {
+		t.Error(err)
+	}
+	if at, _, _ := sink.seen(); at.Offset != shared {
+		t.Errorf("the sink is at %v, want %d; the spool had %d", at, shared, end)
 	}
 }
 
