@@ -96,9 +96,9 @@ func decide(s *spool.Spool, granted bool, b repeats, resume Resume) (plan, *Stop
 		}
 		// A failover: the new primary shares the history of its predecessor up to where it was promoted.
 		shared := Position{ReplID: b.ReplID2, Offset: b.SecondOffset - 1}
-		needed := resume.From.Offset
-		if resume.From.IsZero() {
-			needed = c.At
+		needed := c.At
+		if s.Holds(resume.From.ReplID, resume.From.Offset) {
+			needed = resume.From.Offset
 		}
 		if ok, _ := b.has(shared); ok && needed <= shared.Offset && s.Holds(shared.ReplID, shared.Offset) {
 			return plan{from: shared, what: cutBack}, nil

@@ -60,6 +60,7 @@ func TestDecide(t *testing.T) {
 		{name: "half a snapshot", holds: "half", b: source(testID, 1, 500), resume: Resume{Part: part}, want: plan{what: reload}},
 		{name: "half a snapshot, and no leave for another", holds: "half", b: source(testID, 1, 500), resume: Resume{Part: part, FullResync: never}, stop: "not allowed"},
 		{name: "a snapshot that this run asked for", holds: "snapshot", granted: true, b: source(testID, 1, 500), resume: Resume{From: at(otherID, 7)}, want: plan{from: at(testID, 200)}},
+		{name: "likewise, promoted in the midst of its stream", holds: "snapshot", granted: true, b: promoted(source(otherID, 1, 500), testID, 120), resume: Resume{From: at(thirdID, 9000)}, want: plan{from: at(testID, 120), what: cutBack}},
 		{name: "a snapshot that it did not ask for", holds: "snapshot", b: source(testID, 1, 500), resume: Resume{From: at(otherID, 7)}, want: plan{what: reload}},
 		{name: "a blind source", holds: "stream", blind: true, resume: Resume{From: at(testID, 150), FullResync: never}, want: plan{from: at(testID, 200)}},
 		{name: "a blind source that has denied the spool's end", holds: "stream", blind: true, denied: at(testID, 200), resume: Resume{From: at(testID, 150), FullResync: never}, want: plan{from: at(testID, 150), what: anew}},
