@@ -52,15 +52,27 @@ func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err
 	return have > begun, err
 }
 
-// damaged gives what the spool holds up, when it cannot be read: a cache on a disk is believed less than the source, which is asked for the same again. It is the
-// source's own when it comes a second time.
+// patience is how many attempts in a row the spool's disk may end before it is given up: it may only be short of something.
+const patience = 3
+
+// damaged gives what the spool holds up, when it cannot be read: a cache on a disk is believed less than the source, which is asked for the same again. What does not parse
+// is the source's own when it comes a second time.
 func (r *run) damaged(err error) error {
+	if errors.Is(err, spool.ErrUnreadable) {
+		r.unreadable++
+	} else {
+		r.unreadable = 0
+	}
 	var garbage *ProtocolError
-	if !errors.As(err, &garbage) || r.garbage == garbage.Offset {
+	switch {
+	case errors.As(err, &garbage) && r.garbage != garbage.Offset:
+		r.garbage = garbage.Offset
+	case r.unreadable == patience && AsStop(err) == nil:
+		r.unreadable = 0
+	default:
 		return err
 	}
-	r.garbage = garbage.Offset
-	r.Log.Warn().Err(err).Msg("the spool's stream cannot be read; it is dropped, and asked of the source again")
+	r.Log.Warn().Err(err).Msg("the spool cannot be read; it is dropped, and asked of the source again")
 	if err := r.Spool.Drop(); err != nil {
 		return fmt.Errorf("drop the spool: %w", err)
 	}

@@ -74,7 +74,8 @@ type run struct {
 	cuts   cuts     // of links by the source, because of its buffer limit
 
 	// Applying's own.
-	garbage int64 // the offset at which the stream could not be read the last time
+	garbage    int64 // the offset at which the stream could not be read the last time
+	unreadable int   // attempts in a row that the spool's disk has ended
 }
 
 // again repeats one side's attempts until ctx ends or one of them says that the run is over. attempt tells how far it was before it began, in whatever

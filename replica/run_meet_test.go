@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +191,34 @@ func TestRunReadsNothingBeforeTheSourceIsKnown(t *testing.T) {
 	}
 	if at, _, _ := sink.seen(); at.Offset != shared {
 		t.Errorf("the sink is at %v, want %d; the spool had %d", at, shared, end)
+	}
+}
+
+// A disk that does not give back what it took is given up, and the source is asked for the same again.
+func TestRunSpoolThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	one := resp("INCR", "n")
+	end := 100 + int64(len(one))
+	src := newSource(t, end, func(p *redistest.Peer, _ int, _, next string) {
+		p.Send("+CONTINUE\r\n")
+		if next == "101" {
+			p.Send(one)
+		}
+		p.Hang()
+	})
+	dir := t.TempDir()
+	sp := openSpoolOf(t, spool.Config{Dir: dir})
+	if err := errors.Join(sp.BeginStream(testID, 100), sp.Append(t.Context(), []byte(one), time.Now()),
+		os.Truncate(filepath.Join(dir, "stream-00000000000000000100"), 128)); err != nil {
+		t.Fatal(err)
+	}
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	if err := startRun(t, src.endpoint(), sink, stopAtOffset(end), func(c *RunConfig) { c.Spool = sp }).wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, units, _ := sink.seen(); len(units) != 1 {
+		t.Errorf("%d units", len(units))
 	}
 }
 

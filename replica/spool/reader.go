@@ -55,7 +55,7 @@ func (s *Spool) read(p *part, from int64) (*Reader, error) {
 }
 
 // Read reads what is there, and waits when nothing is. Its errors for good: ErrDropped when the bytes are not there any more, because they were
-// freed, cut back or dropped; ErrInterrupted; ErrClosed. Others are the file system's.
+// freed, cut back or dropped; ErrInterrupted; ErrClosed. Others are the file system's, and ErrUnreadable.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -64,7 +64,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err = r.readAt(p[:n], g)
+	if n, err = r.readAt(p[:n], g); err != nil {
+		err = fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
 	return r.took(n, err)
 }
 

@@ -15,6 +15,8 @@ import (
 var (
 	// ErrDropped says that what was asked for, or appended to, is not in the spool any more.
 	ErrDropped = errors.New("no longer in the spool")
+	// ErrUnreadable says that the disk does not give back what was written to it.
+	ErrUnreadable = errors.New("the spool cannot be read")
 	// ErrInterrupted ends a read after [Reader.Interrupt].
 	ErrInterrupted = errors.New("interrupted")
 	// ErrClosed says that the spool, or the reader, is closed.
