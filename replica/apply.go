@@ -46,6 +46,9 @@ func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err
 			return false, err
 		}
 	}
+	if c := r.Spool.Contents(); c.Complete { // also what a process that was killed did not come to free
+		r.Spool.PassSnapshot(c.RDBEnd)
+	}
 	r.durable.Store(true)
 	err = r.stream(ctx, at)
 	have, _ := r.sink.Checkpointed()
@@ -118,13 +121,6 @@ func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 	}
 	if errors.Is(err, ErrDamaged) {
 		err = errors.Join(err, r.Spool.Drop()) // the next run must not read it again
-	}
-	if err != nil {
-		return Position{}, err
-	}
-	size, err := r.Spool.Whole(ctx)
-	if err == nil {
-		r.Spool.PassSnapshot(size)
 	}
 	return at, err
 }

@@ -222,6 +222,27 @@ func TestRunSpoolThatCannotBeRead(t *testing.T) {
 	}
 }
 
+// What is left of an RDB that the target has, when a process is killed right then, goes with the next one.
+func TestRunFreesAnRDBThatTheTargetHas(t *testing.T) {
+	t.Parallel()
+	src := newSource(t, 100, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send("+CONTINUE\r\n")
+		p.Hang()
+	})
+	sp := openSpoolOf(t, spool.Config{Dir: t.TempDir()})
+	if err := errors.Join(sp.BeginSnapshot(testID, 100, -1), sp.Append(t.Context(), []byte(fakeRDB), time.Now()), sp.EndSnapshot()); err != nil {
+		t.Fatal(err)
+	}
+	sink := newSink(t)
+	sink.at = Position{ReplID: testID, Offset: 100}
+	if err := startRun(t, src.endpoint(), sink, stopAtCaughtUp, func(c *RunConfig) { c.Spool = sp }).wait(); err != nil {
+		t.Fatal(err)
+	}
+	if c := sp.Contents(); c.Snapshot || c.EndID == "" {
+		t.Errorf("the spool has %+v", c)
+	}
+}
+
 // openSpoolOf is openSpool with more to choose.
 func openSpoolOf(t testing.TB, c spool.Config) *spool.Spool {
 	t.Helper()
