@@ -72,12 +72,10 @@ func (s *Spool) EndSnapshot() error {
 			err = errors.Join(err, s.remove(g))
 		}
 	}
-	if err == nil {
-		err = s.free(0) // the RDB's reader may have passed the last segment already
-	}
 	if err != nil {
 		return fmt.Errorf("end the snapshot in the spool: %w", err)
 	}
+	s.report(s.free(0)) // the RDB's reader may have passed the last segment already
 	return nil
 }
 
