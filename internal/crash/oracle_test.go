@@ -3,8 +3,6 @@ package crash
 import (
 	"strconv"
 	"time"
-
-	"redferry/internal/redistest"
 )
 
 // ledger is what the oracle keeps: how many full resyncs there were, and how many the faults excuse.
@@ -17,17 +15,8 @@ type ledger struct {
 	safe             bool // the target does, when last seen
 }
 
-// resyncs is how often a server was asked for its whole dataset and said yes.
-func (w *world) resyncs(s *redistest.Server) int {
-	n, err := strconv.Atoi(s.Info(w.t, "stats")["sync_full"])
-	if err != nil {
-		w.t.Fatalf("sync_full: %v", err)
-	}
-	return n
-}
-
 // countResyncs is for a source that is about to forget them.
-func (w *world) countResyncs() { w.counted += w.resyncs(w.source) }
+func (w *world) countResyncs() { w.counted += stat(w.t, w.source, "sync_full") }
 
 // look notes, before a fault, whether that may cost a full resync.
 func (w *world) look(f fault) {
@@ -43,7 +32,7 @@ func (w *world) look(f fault) {
 		if f.harmless {
 			return
 		}
-		if s, ok := readSpool(w.dir); ok && s.whole() && f.of != theSource && (f.name != powerCut || s.rdbOnDisk()) {
+		if s, ok := readSpool(w.victim.spool()); ok && s.whole() && f.of != theSource && (f.name != powerCut || s.rdbOnDisk()) {
 			return
 		}
 	}
@@ -115,7 +104,7 @@ func (w *world) settleSource() {
 		return
 	}
 	offset := w.written.Offset(w.t)
-	w.await("the source has caught up with its primary", func() bool {
+	until(w.t, "the source has caught up with its primary", func() bool {
 		info := w.source.Info(w.t, "replication")
 		have, _ := strconv.ParseInt(info["master_repl_offset"], 10, 64)
 		return info["master_link_status"] == "up" && have >= offset
@@ -127,7 +116,7 @@ func (w *world) wayOn() string {
 	cp, s := w.checkpoint(), spoolState{}
 	found := false
 	if w.spooled() {
-		s, found = readSpool(w.dir)
+		s, found = readSpool(w.victim.spool())
 	}
 	switch streams := found && len(s.Links) > 0 && w.has(s.Links[len(s.Links)-1].ID, s.end); {
 	case cp.phase == "":

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"fmt"
-	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -19,11 +17,7 @@ import (
 // powerCut is the kind of fault that the oracle has to tell from others.
 const powerCut = "power cut under redferry"
 
-// The spool's files as this package knows them, which is not from the code under test.
-const (
-	headerSize = 128 // in front of each segment
-	markSize   = 16  // of a time in the files beside: offset, milliseconds
-)
+const markSize = 16 // of a time in the files beside: offset, milliseconds
 
 // spoolState is what the spool's state says that matters here, and from where to where its stream reaches.
 type spoolState struct {
@@ -48,14 +42,14 @@ func (s *spoolState) whole() bool { return s.Snapshot == nil || s.Snapshot.Compl
 func (s *spoolState) rdbOnDisk() bool { return s.Snapshot == nil || s.RDBOnDisk >= s.Snapshot.Size }
 
 // readSpool reads a migration's spool; false when there is none.
-func readSpool(home string) (s spoolState, ok bool) {
-	text, err := os.ReadFile(filepath.Join(home, "spool", "state"))
+func readSpool(dir string) (s spoolState, ok bool) {
+	text, err := os.ReadFile(filepath.Join(dir, "state"))
 	_, body, found := bytes.Cut(text, []byte("\n"))
 	if err != nil || !found || json.Unmarshal(body, &s) != nil {
 		return s, false
 	}
 	s.first = -1
-	for _, g := range segments(home, "stream-") {
+	for _, g := range segments(dir, "stream-") {
 		if s.first < 0 {
 			s.first = g.first
 		}
@@ -71,8 +65,8 @@ type segment struct {
 }
 
 // segments are those of a kind, in order.
-func segments(home, prefix string) []segment {
-	paths, _ := filepath.Glob(filepath.Join(home, "spool", prefix+"*")) // sorted
+func segments(dir, prefix string) []segment {
+	paths, _ := filepath.Glob(filepath.Join(dir, prefix+"*")) // sorted
 	var all []segment
 	for _, p := range paths {
 		info, err := os.Stat(p)
@@ -94,29 +88,25 @@ func (w *world) cutPower(lacks time.Duration, r *rand.Rand) {
 	}
 	w.killFerry()
 	w.ways[w.target].Hold(redistest.FromClient, false)
-	s, ok := readSpool(w.dir)
+	dir := w.victim.spool()
+	s, ok := readSpool(dir)
 	if !ok && s.Boot == "" { // it has none yet
 		return
 	}
-	fail := func(err error) {
-		if err != nil {
+	w.victim.anotherBoot()
+	damage := func(g segment, onDisk int64) {
+		if err := g.damage(r, onDisk); err != nil {
 			w.t.Fatalf("cut the power: %v", err)
 		}
 	}
-	path := filepath.Join(w.dir, "spool", "state")
-	text, err := os.ReadFile(path)
-	fail(err)
-	_, body, _ := bytes.Cut(text, []byte("\n"))
-	body = bytes.Replace(body, []byte(s.Boot), []byte("another-boot"), 1)
-	fail(os.WriteFile(path, fmt.Appendf(nil, "redferry-spool 1 state %08x\n%s", crc32.ChecksumIEEE(body), body), 0o600))
-	for _, g := range segments(w.dir, "rdb-") {
-		fail(g.damage(r, s.RDBOnDisk-g.first))
+	for _, g := range segments(dir, "rdb-") {
+		damage(g, s.RDBOnDisk-g.first)
 	}
-	for _, g := range segments(w.dir, "stream-") {
-		fail(g.damage(r, s.StreamOnDisk-g.first))
+	for _, g := range segments(dir, "stream-") {
+		damage(g, s.StreamOnDisk-g.first)
 	}
-	for _, g := range segments(w.dir, "time-") {
-		fail(g.damage(r, g.marks(s.StreamOnDisk)*markSize))
+	for _, g := range segments(dir, "time-") {
+		damage(g, g.marks(s.StreamOnDisk)*markSize)
 	}
 }
 

@@ -24,7 +24,6 @@ type world struct {
 	ways    map[*redistest.Server]*redistest.Proxy
 
 	victim  *victim
-	dir     string             // of the migration's state
 	ferry   *redistest.Process // redferry; nil while there is none
 	leaving bool               // it was sent SIGTERM
 	disk    string             // its own, if it has one
@@ -54,7 +53,7 @@ func newWorld(t *testing.T, p plan) *world {
 			lines = append(lines, "save 1 1")
 		}
 		w.replica = redistest.Start(t, p.source, quiet, redistest.Config(lines...))
-		w.await("the replica follows", func() bool { return w.replica.Info(t, "replication")["master_link_status"] == "up" })
+		until(t, "the replica follows", func() bool { return w.replica.Info(t, "replication")["master_link_status"] == "up" })
 		if p.shape == secondary {
 			w.source = w.replica
 		}
@@ -66,7 +65,7 @@ func newWorld(t *testing.T, p plan) *world {
 			w.ways[s].Throttle(redistest.FromServer, line)
 		}
 	}
-	w.counted = -w.resyncs(w.source) // those of its own replica
+	w.counted = -stat(t, w.source, "sync_full") // those of its own replica
 	w.prepare()
 	return w
 }
@@ -87,18 +86,7 @@ func (w *world) prepare() {
 	if w.shape == failover {
 		source += "," + w.ways[w.replica].Addr()
 	}
-	w.dir = filepath.Join(dir, "default")
-	w.victim = newVictim(w.t, dir, source, w.target.URLAt(w.ways[w.target].Addr()), w.spool...)
-}
-
-// await waits for what must come soon.
-func (w *world) await(what string, f func() bool) {
-	w.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.t.Fatalf("did not happen: %s", what)
-		}
-	}
+	w.victim = newVictimIn(w.t, dir, source, w.target.URLAt(w.ways[w.target].Addr()), w.spool...)
 }
 
 // endure carries out a plan and then looks at what is left.
@@ -257,7 +245,7 @@ func (w *world) settle() {
 	w.endLoad()
 	w.killFerry()
 	if w.written != w.source {
-		w.await("the replica has all", func() bool { return w.source.Offset(w.t) >= w.written.Offset(w.t) })
+		until(w.t, "the replica has all", func() bool { return w.source.Offset(w.t) >= w.written.Offset(w.t) })
 	}
 	for code := -1; code != 0; {
 		w.launch("--stop-at", "caught-up")
