@@ -89,8 +89,8 @@ func (w *world) cutPower(lacks time.Duration, r *rand.Rand) {
 	w.killFerry()
 	w.ways[w.target].Hold(redistest.FromClient, false)
 	dir := w.victim.spool()
-	s, ok := readSpool(dir)
-	if !ok && s.Boot == "" { // it has none yet
+	s, _ := readSpool(dir)
+	if w.ferry != nil || s.Boot == "" { // there again, or without a state yet
 		return
 	}
 	w.victim.anotherBoot()

@@ -156,7 +156,8 @@ func (w *world) until(at time.Duration) {
 		}
 		select {
 		case <-exited:
-			w.ended()
+			code, _ := w.ferry.ExitCode(time.Minute)
+			w.ended(code)
 			w.launch()
 			continue
 		default:
@@ -204,13 +205,15 @@ func (w *world) away(of party) bool {
 	return slices.ContainsFunc(w.underWay, func(f fault) bool { return f.of == of })
 }
 
-// killFerry ends redferry, and judges it if it had ended by itself just before.
+// killFerry ends redferry, and judges it if it had ended by itself just before. Then the fault that it is killed by may be taken back already, and redferry
+// be there again.
 func (w *world) killFerry() {
-	w.ferry.Kill()
-	if code, _ := w.ferry.ExitCode(time.Minute); code >= 0 && !(w.leaving && code == 0) {
-		w.ended()
-	}
+	p := w.ferry
 	w.ferry = nil
+	p.Kill()
+	if code, _ := p.ExitCode(time.Minute); code >= 0 {
+		w.ended(code)
+	}
 }
 
 // losePrimary kills the primary, after its replica has not heard of the last writes, and perhaps the target neither.
@@ -254,7 +257,7 @@ func (w *world) settle() {
 			w.t.Fatalf("redferry does not catch up: %v", err)
 		}
 		if code != 0 {
-			w.ended()
+			w.ended(code)
 		}
 	}
 	redistest.AssertEqual(w.t, w.written, w.target, redistest.CompareOptions{})
