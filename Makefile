@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 FUZZTIME ?= 30s# of each fuzz target
 CRASHTIME ?= 60s# of each crash test
 RACE := $(shell command -v "$$(go env CC 2>/dev/null)" >/dev/null && echo -race)# it needs cgo
-LONG ?=# set to 1 for the long crash matrix
+LONG ?=# set to 1 to cut at every single byte
 
 .PHONY: help build test race lint fuzz bench crash demo servers clean go
 
@@ -34,7 +34,7 @@ fuzz: go ## run every fuzz target for FUZZTIME (30s)
 bench: build servers ## compare with native replication on this machine
 	go run ./internal/bench
 
-crash: go servers ## kill everything at random for CRASHTIME (60s); LONG=1 for the long matrix
+crash: go servers ## kill everything at random for CRASHTIME (60s); SEED=n repeats a row; LONG=1 cuts at every byte
 	CRASHTIME=$(CRASHTIME) LONG=$(LONG) go test -run "Crash|Cut" -count=1 -v -timeout 0 ./...
 
 demo: build ## watch a migration: two local servers, live writes, a crash
