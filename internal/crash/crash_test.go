@@ -49,13 +49,8 @@ type victim struct {
 	log  string
 }
 
-func newVictim(t *testing.T, source, target string, args ...string) *victim {
-	t.Helper()
-	return newVictimIn(t, t.TempDir(), source, target, args...)
-}
-
-// newVictimIn has its state in dir.
-func newVictimIn(t *testing.T, dir, source, target string, args ...string) *victim {
+// newVictim is a migration with its state in dir.
+func newVictim(t *testing.T, dir, source, target string, args ...string) *victim {
 	t.Helper()
 	v := &victim{
 		t: t, log: filepath.Join(t.TempDir(), "log"),
@@ -109,15 +104,8 @@ func duration(t *testing.T, short time.Duration) time.Duration {
 	return d
 }
 
-// seeded is a source of randomness that a failure can be repeated with: SEED=n.
-func seeded(t *testing.T) *rand.Rand {
-	seed, _ := drawSeed(t)
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
-
-// drawSeed is a seed, and whether it is the one that SEED=n asks for.
-func drawSeed(t *testing.T) (seed uint64, asked bool) {
+// seeded is a seed, and whether it is the one that SEED=n asks for.
+func seeded(t *testing.T) (seed uint64, asked bool) {
 	text := os.Getenv("SEED")
 	if text == "" {
 		return rand.Uint64() >> 32, false // short, for whoever has to type it
@@ -127,6 +115,14 @@ func drawSeed(t *testing.T) (seed uint64, asked bool) {
 		t.Fatalf("SEED: %v", err)
 	}
 	return seed, true
+}
+
+// dice are thrown the same way with the same SEED.
+func dice(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed, _ := seeded(t)
+	t.Logf("SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // between is a random time.
@@ -143,13 +139,13 @@ func TestCrashMatrix(t *testing.T) {
 	for lane := range 2 {
 		t.Run(fmt.Sprint("lane", lane), func(t *testing.T) {
 			t.Parallel()
-			seed, asked := drawSeed(t)
+			seed, asked := seeded(t)
 			if asked && lane > 0 {
 				t.Skip("one seed needs one lane")
 			}
 			for first := true; first || !asked && time.Now().Before(end); first = false {
 				t.Run(fmt.Sprint(seed), func(t *testing.T) { endure(t, newPlan(seed, builds)) })
-				seed, _ = drawSeed(t)
+				seed, _ = seeded(t)
 			}
 		})
 	}
@@ -158,12 +154,12 @@ func TestCrashMatrix(t *testing.T) {
 // T41: SIGKILL at random moments in the stream of the oldest server, which sends relative TTLs and has no functions.
 func TestCrashInTheStreamOfTheOldest(t *testing.T) {
 	t.Parallel()
-	r := seeded(t)
+	r := dice(t)
 	b := redistest.Servers(t)[0]
 	src := redistest.Start(t, b, redistest.Config("repl-backlog-size 256mb"))
 	dst := redistest.Start(t, b)
 	redistest.Fill(t, src, redistest.FillOptions{Keys: 1000, Seed: r.Uint64()})
-	v := newVictim(t, src.URL(), dst.URL())
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	v.finish()
 	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Writers: 3, Rate: 6000, SwapDB: true, Flush: true})
 	kills := 0
@@ -187,7 +183,7 @@ func TestCrashFrozenAndReplaced(t *testing.T) {
 	b := redistest.Latest(t)
 	src := redistest.Start(t, b, redistest.Config("repl-backlog-size 256mb"))
 	dst := redistest.Start(t, b, redistest.Config("user default on nopass ~* &* +@all -client|kill")) // so that the fence alone is between them
-	v := newVictim(t, src.URL(), dst.URL())
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	v.finish()
 	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Writers: 2, Rate: 4000})
 	old := v.start()
@@ -198,7 +194,7 @@ func TestCrashFrozenAndReplaced(t *testing.T) {
 	if code, err := same.ExitCode(20 * time.Second); code != 5 {
 		t.Fatalf("a second process with the frozen one's directory: exit code %d (%v), want 5", code, err)
 	}
-	other := newVictim(t, src.URL(), dst.URL())
+	other := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	taker := other.start() // the frozen one's lease runs out
 	epoch := dst.DoString(t, "HGET", "redferry:default", "epoch")
 	deadline := time.Now().Add(30 * time.Second)

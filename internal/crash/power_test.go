@@ -17,7 +17,11 @@ import (
 // powerCut is the kind of fault that the oracle has to tell from others.
 const powerCut = "power cut under redferry"
 
-const markSize = 16 // of a time in the files beside: offset, milliseconds
+// The spool's files as this package knows them, which is not from the code under test.
+const (
+	headerSize = 128 // in front of each segment
+	markSize   = 16  // of a time in the files beside: offset, milliseconds
+)
 
 // spoolState is what the spool's state says that matters here, and from where to where its stream reaches.
 type spoolState struct {

@@ -178,13 +178,6 @@ func (v *victim) tamper(kind string, change func(first int64, bytes []byte) []by
 	}
 }
 
-// dice are thrown the same way with the same SEED.
-func dice(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed, _ := seeded(t)
-	return rand.New(rand.NewPCG(seed, 0))
-}
-
 func noise(r *rand.Rand, n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

@@ -86,7 +86,7 @@ func (w *world) prepare() {
 	if w.shape == failover {
 		source += "," + w.ways[w.replica].Addr()
 	}
-	w.victim = newVictimIn(w.t, dir, source, w.target.URLAt(w.ways[w.target].Addr()), w.spool...)
+	w.victim = newVictim(w.t, dir, source, w.target.URLAt(w.ways[w.target].Addr()), w.spool...)
 }
 
 // endure carries out a plan and then looks at what is left.
