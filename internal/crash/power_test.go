@@ -145,7 +145,10 @@ func (g segment) damage(r *rand.Rand, onDisk int64) error {
 	lost := size - keep
 	switch r.IntN(4) {
 	case 0: // cut off
-		return os.Truncate(g.path, keep+r.Int64N(lost))
+		if keep += r.Int64N(lost); keep < headerSize { // which was one write: all or nothing of it
+			keep = 0
+		}
+		return os.Truncate(g.path, keep)
 	case 1: // a hole
 		if err := os.Truncate(g.path, keep); err != nil {
 			return err
@@ -159,10 +162,8 @@ func (g segment) damage(r *rand.Rand, onDisk int64) error {
 		return err
 	}
 	defer f.Close()
-	if keep < headerSize { // all or nothing of a header: it is smaller than a sector
-		keep = headerSize
-	}
-	junk := make([]byte, max(size-keep, 0))
+	keep = max(keep, headerSize)
+	junk := make([]byte, size-keep)
 	for i := range junk {
 		junk[i] = byte(r.Uint32())
 	}
