@@ -228,3 +228,29 @@ func TestDiskFullBeforeTheSnapshot(t *testing.T) {
 		t.Errorf("full resyncs: got %s, want 1", got)
 	}
 }
+
+// A run that goes on with a snapshot which an earlier one has received is caught up when it has loaded that, even if the source has written nothing since: its offset, 0, is then
+// all that the target has before, too.
+func TestCaughtUpWithAnIdleSource(t *testing.T) {
+	t.Parallel()
+	src := heavy(t, 4<<20, "repl-ping-replica-period 3600")
+	src.Restart(t) // its offset is 0
+	src.Do(t, "DEBUG", "POPULATE", "500", "heavy", strconv.Itoa(floodValue))
+	dst := redistest.Start(t, src.Build)
+	proxy := redistest.NewProxy(t, dst.Addr())
+	proxy.Throttle(redistest.FromClient, 500<<10) // on each of three pipelines
+	m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
+	r := m.start(t)
+	eventually(t, "the RDB is in the spool", func() bool { return r.spool.Contents().Complete })
+	if err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	m.run.StopAt.CaughtUp = true
+	if err := m.start(t).wait(t); err != nil {
+		t.Fatal(err)
+	}
+	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
+	if got := src.Offset(t); got != 0 {
+		t.Errorf("the source is at %d: not what this test is about", got)
+	}
+}
