@@ -124,7 +124,7 @@ func TestInvariant(t *testing.T) {
 	for i := range moved {
 		moved[i] = map[int64]bool{}
 	}
-	for i := range 300 {
+	for i := range 200 {
 		switch i % 50 {
 		case 5:
 			up.CutAfter(redistest.FromServer, 777)
