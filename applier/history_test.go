@@ -88,7 +88,10 @@ func TestTargetGoesBackBeyondTheBacklog(t *testing.T) {
 	r.reach(t, src)
 	eventually(t, "the replica has the checkpoint", func() bool { rec, ok := record(t, spare); return ok && rec.Offset == mustRecord(t, dst).Offset })
 	line.Hold(redistest.FromServer, true)
-	load(t, src, redistest.LoadOptions{Seed: 71, Commands: 5000, SwapDB: true})
+	load(t, src, redistest.LoadOptions{Seed: 71, Commands: 2000, SwapDB: true})
+	stop, most := flood(t, src, 8<<20), src.Offset(t)+6<<20
+	eventually(t, "more is written than would stay in memory", func() bool { return r.status.Checkpointed.Load() > most })
+	stop()
 	r.reach(t, src)
 	dst.Kill()
 	spare.Do(t, "REPLICAOF", "NO", "ONE")
