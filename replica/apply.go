@@ -113,7 +113,7 @@ func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 		return err
 	}
 	at, err := r.sink.Snapshot(ctx, snap)
-	if errors.Is(err, io.ErrUnexpectedEOF) && r.Spool.Contents().Complete {
+	if errors.Is(err, io.ErrUnexpectedEOF) && in.ended { // a target's reply may be cut in its midst, too
 		err = &Stop{
 			Kind: Failed, Reason: "the source's snapshot arrived damaged: it goes on where it should end", Err: errors.Join(ErrDamaged, err),
 			Hint: "run the same command again",
@@ -140,12 +140,14 @@ func (r *run) behind() func(read int64) {
 // counted counts what is read.
 type counted struct {
 	io.Reader
-	n int64
+	n     int64
+	ended bool // somebody wanted to read beyond the end
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
 	c.n += int64(n)
+	c.ended = err == io.EOF
 	return n, err
 }
 
