@@ -74,7 +74,7 @@ func (h *Home) identify(lockPath string) error {
 	machine, _ := os.ReadFile("/etc/machine-id") // not there on every system
 	h.place = fmt.Sprintf("%s/%s%s", host, strings.TrimSpace(string(machine)), lockPath)
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		h.place += fmt.Sprintf("#%d:%d", st.Dev, st.Ino) // a copy of the directory is another place
+		h.place += fmt.Sprintf("#%d", st.Ino) // a copy of the directory is another place; the device's number may change at each mount
 	}
 	h.owner = fmt.Sprintf("pid %d on %s, since %s", os.Getpid(), host, time.Now().UTC().Format(time.RFC3339))
 	if err := os.WriteFile(lockPath, []byte(h.owner+"\n"), 0o600); err != nil {

@@ -117,5 +117,5 @@ func (d folder) identity() (string, error) {
 	if !ok {
 		return "", fmt.Errorf("%s has no inode", d.dir)
 	}
-	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), nil
+	return fmt.Sprint(st.Ino), nil // not the device's number, which may change at each mount
 }

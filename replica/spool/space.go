@@ -96,16 +96,22 @@ func (s *Spool) look() {
 	}
 }
 
-// Ready tells whether something new can be begun, for which all there is would go; its error, that there would be no room. A source that is asked for
-// its RDB forks, so this is asked before.
+// Ready tells whether something new can be begun, for which all there is would go; its error, that there would be no room, or that the disk takes no
+// writes. A source that is asked for its RDB forks, so this is asked before.
 func (s *Spool) Ready() error {
 	s.look()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.space >= 0 && s.space+s.used < least {
-		return fmt.Errorf("the disk is full: %d bytes are free", s.space)
+	full, space := s.space >= 0 && s.space+s.used < least, s.space
+	s.mu.Unlock()
+	if full {
+		return fmt.Errorf("the disk is full: %d bytes are free", space)
 	}
-	return nil
+	if s.volatile {
+		return nil
+	}
+	s.structure.Lock()
+	defer s.structure.Unlock()
+	return state{}.write(s.disk) // beside the one that counts
 }
 
 // report keeps an error for the next Append.

@@ -285,3 +285,19 @@ func TestPassedAfterClose(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 }
+
+// A disk that takes no writes is found out before a source has forked for it.
+func TestReadyOnAFailingDisk(t *testing.T) {
+	d := newFakeDisk()
+	s, err := open(Config{Max: 1 << 20}, d.process(), "boot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ready(); err != nil {
+		t.Fatalf("on a good disk: %v", err)
+	}
+	d.failAt = d.ops + 2 // the first removes what an earlier one left
+	if err := s.Ready(); err == nil {
+		t.Error("on a disk that fails: no error")
+	}
+}

@@ -35,7 +35,7 @@ type Config struct {
 	// Dir is the folder, made if it is missing. Its files are this spool's alone; the caller holds a lock for it. With "" all is kept in memory,
 	// and nothing longer than until it was read.
 	Dir string
-	// Place names the machine and the folder, so that a copy elsewhere is not taken for the original. The spool adds the folder's device and inode.
+	// Place names the machine and the folder, so that a copy elsewhere is not taken for the original. The spool adds the folder's inode.
 	Place string
 	// Max bounds the bytes held. 0 means 80 % of what was free on the file system at Open and what the spool had already; in memory, 4 MiB.
 	Max int64
