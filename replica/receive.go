@@ -48,7 +48,7 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 	defer w.putBack(ctx)
 	link, at, err := r.connect(ctx, src, w)
 	if err != nil {
-		return false, err
+		return false, w.explain(ctx, err)
 	}
 	defer link.Close()
 	if at.loading {
