@@ -31,6 +31,7 @@ func StartProcess(t TB, cmd *exec.Cmd) *Process {
 // when the *thread* that started the process ends, and Go would be free to end another one at any time.
 func startProcess(cmd *exec.Cmd) (*Process, error) {
 	dieWithParent(cmd)
+	cmd.WaitDelay = time.Second // for what it has said: a child that outlives it may keep its output open
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
@@ -55,9 +56,19 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // Signal sends sig; a process that has ended is no error.
 func (p *Process) Signal(sig os.Signal) { _ = p.cmd.Process.Signal(sig) }
 
-// Kill ends it with SIGKILL, frozen or not, and waits until it is gone.
+// Kill ends it with SIGKILL, frozen or not, and waits until it is gone. A server's child goes, too: one of Redis 6.0 that sends an RDB waits for its dead
+// parent for ever.
 func (p *Process) Kill() {
+	select {
+	case <-p.exited:
+		return
+	default:
+	}
+	children := childrenOf(p.Pid())
 	_ = p.cmd.Process.Kill()
+	for _, pid := range children {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
 	<-p.exited
 }
 
