@@ -148,7 +148,7 @@ func TestInvariant(t *testing.T) {
 	stop()
 	f.equal(t)
 	for j, values := range moved {
-		if len(values) < 20 {
+		if len(values) < 10 {
 			t.Errorf("number %d of the invariant was seen with %d values only", j, len(values))
 		}
 	}

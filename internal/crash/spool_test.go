@@ -211,7 +211,7 @@ func TestCrashSpoiltStream(t *testing.T) {
 				}
 				return b
 			})
-		}, "the spool's stream cannot be read; it is dropped, and asked of the source again"},
+		}, "the spool cannot be read; it is dropped, and asked of the source again"},
 		"a segment lost": {false, func(v *victim, _ *rand.Rand, _ int64) {
 			v.tamper("stream", func(int64, []byte) []byte { return nil })
 		}, "found"},
