@@ -228,7 +228,6 @@ func (l *loader) settle(b *keyBatch) {
 func (l *loader) keepProgress(ctx context.Context, snap replica.Snapshot) error {
 	s := l.session()
 	defer s.close()
-	told := snap.From
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -260,10 +259,7 @@ func (l *loader) keepProgress(ctx context.Context, snap replica.Snapshot) error 
 			defer l.mu.Unlock()
 			return l.a.diverge(ctx, v)
 		}
-		if done.scan.Offset > told {
-			told = done.scan.Offset
-			snap.Durable(told)
-		}
+		snap.Durable(done.scan.Offset)
 	}
 }
 

@@ -253,9 +253,9 @@ func TestStopDrains(t *testing.T) {
 		if err := f.end(); err != nil {
 			t.Fatal(err)
 		}
-		read, rec := f.status.Received.Load(), mustRecord(t, dst)
+		read, rec := f.status.Taken.Load(), mustRecord(t, dst)
 		if rec.Offset != read || rec.Phase != checkpoint.PhaseStream {
-			t.Errorf("stop %d: read up to %d, checkpoint is %d", i, read, rec.Offset)
+			t.Errorf("stop %d: took all up to %d, checkpoint is %d", i, read, rec.Offset)
 		}
 		eventually(t, "the source hears the last word", func() bool { return heard.Load() == rec.Offset })
 		f.running = f.m.start(t)

@@ -58,7 +58,7 @@ type Snapshot struct {
 	// End is to be called once, when the RDB was read to its end and before it is declared complete: it tells whether the transfer ended there.
 	End func() error
 	// Durable is to be called with the number of the RDB's bytes up to which everything is in the target, and a later Part would say so. Any
-	// goroutine may call it. The bytes before it are not kept.
+	// goroutine may call it; once a second at least, with the same number when nothing moved. The bytes before it are not kept for long.
 	Durable func(read int64)
 	// Interrupt unblocks a read of RDB, for a sink that cannot go on. Any goroutine may call it.
 	Interrupt func()

@@ -9,7 +9,8 @@ import (
 // kept.
 //
 // While the spool is full Append waits, until there is room, or ctx ends (its cause is the error), or everything is dropped (ErrDropped). It does
-// not wait when a reader has read all there is and waits for more: then nobody would make room.
+// not wait for ever when a reader has read all there is and waits for more, as for the rest of a value larger than the spool: then nobody would make room.
+// What was read may be passed a little later, so a few seconds must go by first; from then on more is taken, until something is freed.
 //
 // Any other error is the file system's. Whatever the error, the bytes up to the new end, which [Spool.Contents] tells, are in the spool, and the
 // rest may be appended again. An error may also be one that happened in the background since the last Append.
@@ -133,6 +134,9 @@ func (s *Spool) room(ctx context.Context, p *part, n int64) error {
 	}
 	defer s.wakeAtEnd(ctx)()
 	defer func() { s.blocked = false }()
+	var hungry time.Time // since when a reader starves
+	timer := time.AfterFunc(s.patience, s.nudge)
+	defer timer.Stop()
 	for epoch := s.epoch; ; s.changed.Wait() {
 		s.blocked = true
 		s.mu.Unlock()
@@ -145,12 +149,29 @@ func (s *Spool) room(ctx context.Context, p *part, n int64) error {
 			return ErrClosed
 		case s.epoch != epoch:
 			return ErrDropped
-		case s.fits(n), s.starves(p):
+		case s.fits(n):
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case !s.starves(p):
+			hungry = time.Time{}
+		case s.beyond:
+			return nil
+		case hungry.IsZero():
+			hungry = time.Now()
+			timer.Reset(s.patience)
+		case time.Since(hungry) >= s.patience:
+			s.beyond = true
+			return nil
 		}
 	}
+}
+
+// nudge has those who wait look again.
+func (s *Spool) nudge() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed.Broadcast()
 }
 
 // fits tells whether n more bytes may be there.

@@ -78,7 +78,7 @@ func (s *Spool) freeable(n int64) *segment {
 		case p == &s.stream && (last || s.fits(n) && time.Since(g.passed) < s.keep):
 		default:
 			s.used -= g.size
-			s.unsaved = true
+			s.unsaved, s.beyond = true, false
 			return p.pop(0)
 		}
 	}

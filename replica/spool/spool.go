@@ -24,8 +24,9 @@ var (
 )
 
 const (
-	defaultMemory = 4 << 20         // of a spool without a folder
-	defaultMax    = 1 << 30         // where nobody knows how much space is free
+	defaultMemory = 4 << 20 // of a spool without a folder
+	defaultMax    = 1 << 30 // where nobody knows how much space is free
+	starveFor     = 5 * time.Second
 	reserve       = int64(16 << 20) // of the file system's free space stays free
 	least         = int64(1 << 20)  // has to be free for something new
 )
@@ -55,6 +56,7 @@ type Spool struct {
 	max      int64
 	segment  int64 // bytes of a segment
 	keep     time.Duration
+	patience time.Duration // with a reader that starves while the spool is full
 	found    string
 
 	stop, done chan struct{} // of the goroutine that tends the spool
@@ -73,6 +75,7 @@ type Spool struct {
 	used        int64
 	space       int64 // free on the file system when last looked at, less what was written since; -1: unknown
 	blocked     bool  // Append waits for room
+	beyond      bool  // and need not, since a reader starves: until something is freed
 	unsaved     bool  // the state on disk is older than what it could say
 	closed      bool
 	trouble     error // what went wrong in the background, for the next Append to tell
@@ -153,7 +156,7 @@ func open(c Config, d disk, boot string) (*Spool, error) {
 // configure makes an empty spool.
 func configure(c Config, d disk, boot string) *Spool {
 	s := &Spool{
-		disk: d, place: c.Place, boot: boot, keep: c.Keep, space: d.free(),
+		disk: d, place: c.Place, boot: boot, keep: c.Keep, patience: starveFor, space: d.free(),
 		rdb: part{passed: -1}, stream: part{passed: -1},
 		stop: make(chan struct{}), done: make(chan struct{}), kick: make(chan struct{}, 1),
 	}
@@ -166,7 +169,7 @@ func configure(c Config, d disk, boot string) *Spool {
 			c.Segment = max(c.Max/8, 1)
 		}
 		m.size = headerSize + c.Segment
-		s.keep = 0
+		s.keep, s.patience = 0, 0
 	}
 	if c.Max == 0 {
 		c.Max = defaultMax
