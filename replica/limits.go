@@ -21,8 +21,8 @@ const (
 	// rdbRate is what a source is taken to make of its dataset in a second while it saves: a guess on the slow side, for one that was never
 	// seen to save.
 	rdbRate = 50 << 20
-	// rateSample is how long the write rate is looked at.
-	rateSample = time.Second
+	// rateSample is how long the write rate is looked at: a source whose rate matters writes a lot in that time, and the snapshot waits for it.
+	rateSample = time.Second / 10
 )
 
 // bufferLimit is the source's client-output-buffer-limit for replicas: a client is closed when Hard bytes wait for it, or Soft bytes for longer
