@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -52,6 +54,9 @@ func (f spoolFlags) openSpool(home *applier.Home) (*spool.Spool, error) {
 		c = spool.Config{}
 	}
 	s, err := spool.Open(c)
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil, &replica.Stop{Kind: replica.Failed, Reason: "the disk is full", Err: err, Hint: "make room in --dir, and run the same command again"}
+	}
 	if err != nil {
 		return nil, &replica.Stop{Kind: replica.Config, Reason: "cannot use the spool", Err: err, Hint: "give another --dir, or --spool=off"}
 	}
