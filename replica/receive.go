@@ -11,10 +11,8 @@ import (
 	"redferry/replica/spool"
 )
 
-const (
-	receiveBuffer = 512 << 10 // is read from the source at a time, at most
-	rdbPiece      = 256 << 10 // of the RDB, or more, is written to the spool at a time: a source sends it in smaller ones
-)
+// receiveBuffer is how much is read from the source, and written to the spool, at a time.
+const receiveBuffer = 512 << 10
 
 // errReplan ends receiving because the target is somewhere that the spool does not serve.
 var errReplan = errors.New("the target is not where the spool serves it")
@@ -253,7 +251,7 @@ func (r *run) transfer(ctx context.Context, link *Link) error {
 func (r *run) copyRDB(ctx context.Context, link *Link) error {
 	buf := make([]byte, receiveBuffer)
 	for {
-		n, err := readPiece(link, buf)
+		n, err := link.ReadRDB(buf)
 		if n > 0 {
 			if err := r.keepRDB(ctx, buf[:n]); err != nil {
 				return err
@@ -267,16 +265,6 @@ func (r *run) copyRDB(ctx context.Context, link *Link) error {
 			return err
 		}
 	}
-}
-
-// readPiece reads rdbPiece bytes of the RDB, or more. It gives fewer only with an error.
-func readPiece(link *Link, buf []byte) (n int, err error) {
-	for n < rdbPiece && err == nil {
-		var more int
-		more, err = link.ReadRDB(buf[n:])
-		n += more
-	}
-	return n, err
 }
 
 // keepRDB appends to the spool's RDB.
