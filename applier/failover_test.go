@@ -116,8 +116,9 @@ func TestSourceIsGivenOtherData(t *testing.T) {
 	if !f.saw(replica.Waiting, "NOMASTERLINK") && !f.saw(replica.Waiting, "lost its own primary") {
 		t.Error("the run did not wait for the source's own synchronisation")
 	}
-	if got := fullResyncs(t, f.src); got != "1" {
-		t.Errorf("full resyncs: got %s, want 1", got)
+	// Once more at most: between INFO and PSYNC the source may have become another one (docs/limitations.md).
+	if got := fullResyncs(t, f.src); got != "1" && got != "2" {
+		t.Errorf("full resyncs: got %s, want 1, or 2", got)
 	}
 	if got := f.dst.DoString(t, "GET", "mine"); got != "1" {
 		t.Errorf("the refused target has lost its data")
