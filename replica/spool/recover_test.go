@@ -5,9 +5,9 @@ import (
 	"errors"
 	"io"
 	"os"
-	"slices"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
