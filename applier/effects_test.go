@@ -24,7 +24,7 @@ func TestSourceWithKeysLikeOurs(t *testing.T) {
 		"in a transaction":       {"MULTI", "SET redferry:test 1", "INCR a", "DEL redferry:test", "EXEC", "MULTI", "SET redferry:test 2", "INCR redferry:x", "EXEC"},
 		"among others in DEL":    {"MSET k1 1 k2 2 redferry:k 3", "DEL k1 redferry:k nokey", "UNLINK k2 redferry:x"},
 		"among others in MSET":   {"MSET redferry:test 1 m1 1 redferry:k 2 m2 2", "MSETNX n1 1 redferry:nx 1 n2 2"},
-		"renamed to another":     {"RENAME redferry:test redferry:other", "COPY redferry:other redferry:test", "RENAME redferry:test redferry:x"},
+		"renamed to another":     {"SET redferry:test 1", "RENAME redferry:test redferry:other", "COPY redferry:other redferry:test", "RENAME redferry:test redferry:x"},
 		"as values":              {"SET v redferry:test", "RPUSH l redferry:test x", "HSET h redferry:test redferry:test", "SADD s redferry:x"},
 		"moved to database 0":    {"SELECT 3", "SET redferry:moved 1", "MOVE redferry:moved 0"},
 		"swapped to database 0":  {"SELECT 3", "SET redferry:test 1", "SET b 2", "SWAPDB 3 0", "SWAPDB 0 3"},
