@@ -37,7 +37,7 @@ func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err
 	}
 	r.Status.Go(OnTarget)
 	begun, _ := r.sink.Checkpointed()
-	if err := r.desk.offer(ctx, resume, r.serves); err != nil {
+	if err := r.desk.offer(ctx, resume); err != nil {
 		return false, err
 	}
 	at := resume.From

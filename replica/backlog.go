@@ -37,9 +37,9 @@ func ParseInfo(text string) map[string]string {
 func ParseBacklog(info map[string]string) (Backlog, error) {
 	b := Backlog{
 		ReplID: info["master_replid"], ReplID2: info["master_replid2"], Active: info["repl_backlog_active"] == "1",
-		Replica:  info["role"] == "slave",
-		Orphaned: info["role"] == "slave" && info["master_link_status"] == "down",
+		Replica: info["role"] == roleReplica,
 	}
+	b.Orphaned = b.Replica && info["master_link_status"] == "down"
 	if b.ReplID == "" {
 		return Backlog{}, errors.New("INFO replication has no master_replid: the source is older than Redis 4.0, or hides it")
 	}

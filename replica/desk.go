@@ -12,6 +12,8 @@ import (
 // Applying lays down what its target says (offer) and begins as soon as the spool serves that. Receiving goes on from the spool's end without asking; before it drops or
 // cuts what the spool holds, it has applying stop and say anew where the target is (hold).
 type desk struct {
+	serves func(Resume) bool // tells whether the spool has what a target needs that is there
+
 	mu      sync.Mutex
 	news    chan struct{}           // closed, and replaced, when something below has changed
 	source  *SourceInfo             // as the source last described itself
@@ -21,7 +23,7 @@ type desk struct {
 	held    bool                    // none may begin to
 }
 
-func newDesk() *desk { return &desk{news: make(chan struct{})} }
+func newDesk(serves func(Resume) bool) *desk { return &desk{serves: serves, news: make(chan struct{})} }
 
 // errRecalled ends applying because the spool is about to change.
 var errRecalled = errors.New("the spool is about to change")
@@ -84,14 +86,14 @@ func (d *desk) begin(ctx context.Context) (_ context.Context, si SourceInfo, don
 	}, nil
 }
 
-// offer waits until the spool serves a target that is at resume, which serves tells. From then on the attempt reads it.
-func (d *desk) offer(ctx context.Context, resume Resume, serves func(Resume) bool) error {
+// offer waits until the spool serves a target that is at resume. From then on the attempt reads it.
+func (d *desk) offer(ctx context.Context, resume Resume) error {
 	d.mu.Lock()
 	d.offered = &resume
 	d.changed()
 	d.mu.Unlock()
 	return d.await(ctx, func() bool {
-		if d.held || !serves(resume) {
+		if d.held || !d.serves(resume) {
 			return false
 		}
 		d.offered, d.reading = nil, true
@@ -123,13 +125,14 @@ func (d *desk) release() {
 }
 
 // unserved waits until a target is somewhere that the spool does not serve.
-func (d *desk) unserved(ctx context.Context, serves func(Resume) bool) error {
-	return d.await(ctx, func() bool { return d.offered != nil && !serves(*d.offered) })
-}
+func (d *desk) unserved(ctx context.Context) error { return d.await(ctx, d.strayed) }
 
 // isUnserved tells the same of now.
-func (d *desk) isUnserved(serves func(Resume) bool) bool {
+func (d *desk) isUnserved() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.offered != nil && !serves(*d.offered)
+	return d.strayed()
 }
+
+// strayed is what both ask, with d.mu held.
+func (d *desk) strayed() bool { return d.offered != nil && !d.serves(*d.offered) }

@@ -10,9 +10,8 @@ import (
 
 // Applying and receiving meet: whoever comes first waits, nobody reads while the spool is held, and a hold hears where the target is now.
 func TestDesk(t *testing.T) {
-	all := func(Resume) bool { return true }
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk()
+		d := newDesk(func(Resume) bool { return true })
 		var log []string
 		attempt := func(offset int64) error {
 			ctx, si, done, err := d.begin(t.Context())
@@ -21,7 +20,7 @@ func TestDesk(t *testing.T) {
 			}
 			defer done()
 			log = append(log, "begins with "+si.RunID)
-			if err := d.offer(ctx, Resume{From: Position{Offset: offset}}, all); err != nil {
+			if err := d.offer(ctx, Resume{From: Position{Offset: offset}}); err != nil {
 				log = append(log, "recalled while it waits")
 				return err
 			}

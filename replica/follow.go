@@ -129,7 +129,7 @@ func (r *run) watch(ctx context.Context, src *source, w *watched, skew time.Dura
 		}
 		seen = offset
 		r.Status.SourceOffset.Store(seen)
-		w.seen(ctx, r.Status.Received.Load(), seen)
+		w.seen(ctx, r.Spool.Contents().End, seen)
 	}
 }
 

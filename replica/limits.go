@@ -111,14 +111,10 @@ type bufferFacts struct {
 	tookWhy string        // why so long
 }
 
-// bufferFacts asks the source. rate is the bytes a second that are written there, if it is known; a negative one is measured, which takes a
-// second. What the source does not permit to know is unknown in the facts; the error is a broken connection, or what no server says.
-func (s *source) bufferFacts(ctx context.Context, rate float64) (bufferFacts, error) {
-	f := bufferFacts{rate: rate}
-	info, err := s.info(ctx)
-	if err != nil {
-		return f, err
-	}
+// bufferFacts asks the source, whose INFO says info. rate is the bytes a second that are written there, if it is known; a negative one is measured, for
+// rateSample. What the source does not permit to know is unknown in the facts; the error is a broken connection, or what no server says.
+func (s *source) bufferFacts(ctx context.Context, info map[string]string, rate float64) (f bufferFacts, err error) {
+	f.rate = rate
 	began := time.Now()
 	f.took, f.tookWhy = transferTime(info)
 	if f.limit, err = s.effectiveLimit(ctx, info); err != nil && !errors.Is(err, errForbidden) {

@@ -79,14 +79,21 @@ func limitOf(t *testing.T, s *redistest.Server) string {
 	return l.String()
 }
 
-// loaded takes a full resync, with the facts that are known before it, and tells how it ended.
-func loaded(t *testing.T, s *redistest.Server, src *source) (l *Link, m transferMark, end linkEnd, err error) {
+// infoOf is the source's INFO; empty where it is not permitted.
+func infoOf(t *testing.T, src *source) map[string]string {
 	t.Helper()
-	facts, err := src.bufferFacts(t.Context(), 16e6)
+	info, err := src.info(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	info, err := src.info(t.Context())
+	return info
+}
+
+// loaded takes a full resync, with the facts that are known before it, and tells how it ended.
+func loaded(t *testing.T, s *redistest.Server, src *source) (l *Link, m transferMark, end linkEnd, err error) {
+	t.Helper()
+	info := infoOf(t, src)
+	facts, err := src.bufferFacts(t.Context(), info, 16e6)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +229,7 @@ func TestWriteRate(t *testing.T) {
 			src := sideConnection(t, s)
 			writes(t, s)
 			for _, atMost := range []bool{true, false} {
-				f, err := src.bufferFacts(t.Context(), -1)
+				f, err := src.bufferFacts(t.Context(), infoOf(t, src), -1)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -344,7 +351,7 @@ func TestLimitsWithoutRights(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f, err := src.bufferFacts(t.Context(), 1e6)
+			f, err := src.bufferFacts(t.Context(), infoOf(t, src), 1e6)
 			src.close()
 			if r := f.risk(); err != nil || !strings.Contains(r.hint+r.text, test.level) || (r.level == riskUnknown) != (test.level != "") {
 				t.Errorf("%s: bufferFacts = %v, %d %s", test.name, err, r.level, r.text)

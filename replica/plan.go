@@ -88,7 +88,6 @@ func decide(s *spool.Spool, granted bool, b repeats, resume Resume) (plan, *Stop
 	c := s.Contents()
 	why := "there is no position to go on from"
 	whole := !c.Snapshot || c.Complete // half an RDB is of no use: its rest cannot be asked for
-	part := whole && continues(c, resume.Part)
 	if whole && serves(s, resume, granted) {
 		var ok bool
 		if ok, why = b.has(end(c)); ok {
@@ -110,16 +109,29 @@ func decide(s *spool.Spool, granted bool, b repeats, resume Resume) (plan, *Stop
 			return plan{from: resume.From, what: anew}, nil
 		}
 	}
-	switch {
-	case resume.FullResync != nil:
-		return plan{}, refuse(resume.FullResync, "the checkpoint", resume.From, why)
-	case part && resume.Part.Lost != nil:
-		return plan{}, refuse(resume.Part.Lost, "behind the snapshot,", end(c), why)
+	var behind Position
+	if whole && continues(c, resume.Part) {
+		behind = end(c)
+	}
+	if stop := resume.refusal(behind, why); stop != nil {
+		return plan{}, stop
 	}
 	return plan{what: reload, why: why}, nil
 }
 
-// refuse is the end of a run that would need a full resync which the operator has not allowed. where names from.
+// refusal is the end of a run that would need a full resync which the operator has not allowed; nil when it is allowed. behind is where the stream would go on
+// behind the snapshot that the target holds in part; zero when the spool does not have the rest of that.
+func (r Resume) refusal(behind Position, why string) *Stop {
+	switch {
+	case r.FullResync != nil:
+		return refuse(r.FullResync, "the checkpoint", r.From, why)
+	case r.Part.Lost != nil && !behind.IsZero():
+		return refuse(r.Part.Lost, "behind the snapshot,", behind, why)
+	}
+	return nil
+}
+
+// refuse adds to a Stop why it came to that. where names from.
 func refuse(stop *Stop, where string, from Position, why string) *Stop {
 	if from.IsZero() {
 		return stop

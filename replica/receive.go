@@ -119,13 +119,11 @@ func (r *run) connect(ctx context.Context, src *source, w *watched) (_ *Link, at
 func (r *run) surprise(p plan, resume *Resume) error {
 	const why = "it answered PSYNC with a full resync"
 	r.denied = p.from
-	switch {
-	case resume == nil: // the target has to be asked first; then it is decided again
+	if resume == nil { // the target has to be asked first; then it is decided again
 		return fmt.Errorf("the source cannot continue from %s: %s", p.from, why)
-	case resume.FullResync != nil:
-		return refuse(resume.FullResync, "the checkpoint", resume.From, why)
-	case resume.Part.Lost != nil:
-		return refuse(resume.Part.Lost, "behind the snapshot,", p.from, why)
+	}
+	if stop := resume.refusal(p.from, why); stop != nil {
+		return stop
 	}
 	return nil
 }
@@ -169,7 +167,7 @@ func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
 	if err != nil {
 		return plan{}, nil, err
 	}
-	if from := end(r.Spool.Contents()); !from.IsZero() && !r.desk.isUnserved(r.serves) {
+	if from := end(r.Spool.Contents()); !from.IsZero() && !r.desk.isUnserved() {
 		if ok, _ := b.has(from); ok {
 			r.desk.release()
 			return plan{from: from}, nil, nil
@@ -194,7 +192,7 @@ func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
 
 // replan ends a link with errReplan, once the target is somewhere that the spool does not serve.
 func (r *run) replan(ctx context.Context) error {
-	if r.desk.unserved(ctx, r.serves) != nil {
+	if r.desk.unserved(ctx) != nil {
 		return nil // another has ended the group
 	}
 	return errReplan

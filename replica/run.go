@@ -41,7 +41,8 @@ var errStopAt = errors.New("stop-at reached")
 //
 // Two loops run side by side, receiving into the spool and applying from it. Each begins anew after any error of its own, and leaves the other alone.
 func Run(ctx context.Context, c RunConfig, sink Sink) error {
-	r := &run{RunConfig: c, sink: sink, desk: newDesk(), asked: make(chan int64, 1)}
+	r := &run{RunConfig: c, sink: sink, asked: make(chan int64, 1)}
+	r.desk = newDesk(func(resume Resume) bool { return serves(r.Spool, resume, r.granted.Load()) })
 	r.Status.Set(Connecting, "asking source and target where they are")
 	applying, endApplying := context.WithCancel(ctx)
 	defer endApplying()
@@ -78,8 +79,7 @@ type run struct {
 	unreadable int   // attempts in a row that the spool's disk has ended
 }
 
-// again repeats one side's attempts until ctx ends or one of them says that the run is over. attempt tells how far it was before it began, in whatever
-// it counts, and how far it has come.
+// again repeats one side's attempts until ctx ends or one of them says that the run is over. attempt tells whether it got forward.
 func (r *run) again(ctx context.Context, side Side, attempt func(context.Context) (progress bool, err error)) error {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval = 100 * time.Millisecond
@@ -118,6 +118,3 @@ func (r *run) again(ctx context.Context, side Side, attempt func(context.Context
 		}
 	}
 }
-
-// serves tells whether the spool has what a target needs that is at resume.
-func (r *run) serves(resume Resume) bool { return serves(r.Spool, resume, r.granted.Load()) }

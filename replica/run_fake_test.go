@@ -285,7 +285,13 @@ func startRun(t testing.TB, e Endpoint, sink Sink, change ...func(*RunConfig)) *
 // openSpool opens a spool that is closed when the test ends; in memory when dir is empty.
 func openSpool(t testing.TB, dir string) *spool.Spool {
 	t.Helper()
-	s, err := spool.Open(spool.Config{Dir: dir, Keep: time.Hour})
+	return openSpoolOf(t, spool.Config{Dir: dir, Keep: time.Hour})
+}
+
+// openSpoolOf is openSpool with more to choose.
+func openSpoolOf(t testing.TB, c spool.Config) *spool.Spool {
+	t.Helper()
+	s, err := spool.Open(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -242,18 +242,3 @@ func TestRunFreesAnRDBThatTheTargetHas(t *testing.T) {
 		t.Errorf("the spool has %+v", c)
 	}
 }
-
-// openSpoolOf is openSpool with more to choose.
-func openSpoolOf(t testing.TB, c spool.Config) *spool.Spool {
-	t.Helper()
-	s, err := spool.Open(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("close the spool: %v", err)
-		}
-	})
-	return s
-}

@@ -36,7 +36,7 @@ func (w *watched) prepare(ctx context.Context, src *source) (err error) {
 	if took, _ := transferTime(w.info); took < worthMeasuring {
 		rate = 0
 	}
-	if w.facts, err = src.bufferFacts(ctx, rate); err != nil { // the snapshot does not depend on it
+	if w.facts, err = src.bufferFacts(ctx, w.info, rate); err != nil { // the snapshot does not depend on it
 		w.Log.Debug().Err(err).Msg("the risk of a full buffer at the source is not known")
 		return nil
 	}
@@ -79,8 +79,7 @@ func (w *watched) explain(ctx context.Context, err error) error {
 	if w.mark == nil || ctx.Err() != nil || AsStop(err) != nil || errors.Is(err, errStopAt) || errors.Is(err, errReplan) {
 		return err
 	}
-	c := w.run.Spool.Contents()
-	end := linkEnd{when: time.Now(), received: max(c.End, w.mark.at.Offset), rdb: w.Status.SnapshotReceived.Load(), rdbSize: w.Status.SnapshotSize.Load()}
+	end := linkEnd{when: time.Now(), received: max(w.Spool.Contents().End, w.mark.at.Offset), rdb: w.Status.SnapshotReceived.Load(), rdbSize: w.Status.SnapshotSize.Load()}
 	src, dialing := dialSource(w.server) // the first one is closed, to let go of whoever asked it
 	if dialing != nil {
 		return err

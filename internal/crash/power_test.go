@@ -163,10 +163,6 @@ func (g segment) damage(r *rand.Rand, onDisk int64) error {
 	}
 	defer f.Close()
 	keep = max(keep, headerSize)
-	junk := make([]byte, size-keep)
-	for i := range junk {
-		junk[i] = byte(r.Uint32())
-	}
-	_, err = f.WriteAt(junk, keep)
+	_, err = f.WriteAt(noise(r, int(size-keep)), keep)
 	return err
 }

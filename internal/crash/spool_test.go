@@ -102,55 +102,37 @@ func TestCrashWhileTheTargetIsDown(t *testing.T) {
 	v.equal(src, dst)
 }
 
-// state is what the tests need of a spool's state.
-type state struct {
-	text map[string]any
+// arrived tells whether the RDB is in the spool, whole, and has not been freed.
+func (v *victim) arrived() bool {
+	s, _ := readSpool(v.spool())
+	return s.Snapshot != nil && s.Snapshot.Complete
 }
 
-func (v *victim) state() state {
-	v.t.Helper()
-	raw, err := os.ReadFile(filepath.Join(v.spool(), "state"))
-	if err != nil {
-		return state{}
-	}
-	_, body, _ := bytes.Cut(raw, []byte("\n"))
-	var s state
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	if err := d.Decode(&s.text); err != nil {
-		v.t.Fatalf("the spool's state: %v\n%s", err, raw)
-	}
-	return s
-}
-
-// number is one of the state's.
-func (s state) number(t *testing.T, name string) int64 {
-	t.Helper()
-	text, _ := s.text[name].(json.Number)
-	n, err := text.Int64()
-	if err != nil {
-		t.Fatalf("%s of the spool's state: %v", name, err)
-	}
-	return n
-}
-
-// whole tells that the RDB has arrived whole, and has not been freed.
-func (s state) whole() bool {
-	snapshot, _ := s.text["snapshot"].(map[string]any)
-	return snapshot["complete"] == true
+// trusted is how far the spool's stream survives a power cut; 0 without a spool.
+func (v *victim) trusted() int64 {
+	s, _ := readSpool(v.spool())
+	return s.StreamOnDisk
 }
 
 // anotherBoot has the spool's state say that the machine was started anew since.
 func (v *victim) anotherBoot() {
 	v.t.Helper()
-	s := v.state()
-	s.text["boot"] = "another"
-	body, err := json.Marshal(s.text)
+	path := filepath.Join(v.spool(), "state")
+	text, err := os.ReadFile(path)
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	text := fmt.Appendf(nil, "redferry-spool 1 state %08x\n%s", crc32.ChecksumIEEE(body), body)
-	if err := os.WriteFile(filepath.Join(v.spool(), "state"), text, 0o600); err != nil {
+	_, body, _ := bytes.Cut(text, []byte("\n"))
+	var s map[string]json.RawMessage
+	if err := json.Unmarshal(body, &s); err != nil {
+		v.t.Fatalf("the spool's state: %v\n%s", err, text)
+	}
+	s["boot"] = json.RawMessage(`"another"`)
+	if body, err = json.Marshal(s); err != nil {
+		v.t.Fatal(err)
+	}
+	text = fmt.Appendf(nil, "redferry-spool 1 state %08x\n%s", crc32.ChecksumIEEE(body), body)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		v.t.Fatal(err)
 	}
 }
@@ -158,21 +140,17 @@ func (v *victim) anotherBoot() {
 // tamper has change rewrite each segment of a kind; first is the number of the segment's first byte.
 func (v *victim) tamper(kind string, change func(first int64, bytes []byte) []byte) {
 	v.t.Helper()
-	names, err := filepath.Glob(filepath.Join(v.spool(), kind+"-*"))
-	if err != nil || len(names) == 0 {
-		v.t.Fatalf("no segments of the %s: %v", kind, err)
+	all := segments(v.spool(), kind+"-")
+	if len(all) == 0 {
+		v.t.Fatalf("no segments of the %s", kind)
 	}
-	for _, name := range names {
-		b, err := os.ReadFile(name)
+	for _, g := range all {
+		b, err := os.ReadFile(g.path)
 		if err != nil {
 			v.t.Fatal(err)
 		}
-		first, err := strconv.ParseInt(strings.TrimPrefix(filepath.Base(name), kind+"-"), 10, 64)
-		if err != nil {
-			v.t.Fatal(err)
-		}
-		b = append(b[:headerSize:headerSize], change(first, b[headerSize:])...)
-		if err := os.WriteFile(name, b, 0o600); err != nil {
+		b = append(b[:headerSize:headerSize], change(g.first, b[headerSize:])...)
+		if err := os.WriteFile(g.path, b, 0o600); err != nil {
 			v.t.Fatal(err)
 		}
 	}
@@ -233,10 +211,10 @@ func TestCrashSpoiltStream(t *testing.T) {
 			dst.Kill()
 			begun := src.Offset(t)
 			stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Rate: 4000, SwapDB: true, Flush: true})
-			until(t, "the spool trusts some of it", func() bool { return v.state().number(t, "trusted") > begun+100_000 })
+			until(t, "the spool trusts some of it", func() bool { return v.trusted() > begun+100_000 })
 			p.Kill()
 			stop()
-			trusted := v.state().number(t, "trusted")
+			trusted := v.trusted()
 			if test.boot {
 				v.anotherBoot()
 			}
@@ -265,7 +243,7 @@ func TestCrashWithTheRDBInTheSpool(t *testing.T) {
 	proxy.Throttle(redistest.FromClient, keys*15)
 	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	p := v.start()
-	until(t, "the RDB has arrived", func() bool { return v.state().whole() })
+	until(t, "the RDB has arrived", func() bool { return v.arrived() })
 	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Rate: 300, SwapDB: true})
 	loading := 0
 	for range kills {
@@ -297,7 +275,7 @@ func TestCrashSpoiltRDB(t *testing.T) {
 	proxy.Throttle(redistest.FromClient, 1<<20)
 	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	p := v.start()
-	until(t, "the RDB has arrived", func() bool { return v.state().whole() })
+	until(t, "the RDB has arrived", func() bool { return v.arrived() })
 	p.Kill()
 	changed := false
 	v.tamper("rdb", func(_ int64, b []byte) []byte {
