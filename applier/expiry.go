@@ -1,0 +1,43 @@
+package applier
+
+// A target is a primary: it expires keys by itself, and so would lose one whose TTL is renewed on the source before the renewal has arrived here. A real replica never
+// does that; it waits for the source's DEL. To be like it on any target, every expiry is written *shifted* by a constant, so that nothing expires here, and the
+// source's own DEL, UNLINK and HDEL do the expiring, in order. Settling brings the expiries back (design: Expiry).
+
+// The constants of the shift, in milliseconds. A moment is a Unix time. The shifted ones lie where no application's do, and the servers take them: a hash field's has to be
+// below 2^46. Lua's numbers hold both exactly.
+const (
+	keyShift   = 1 << 52
+	fieldShift = 1 << 45
+	// distant is a moment, in the year 2527, from which on nothing has to be shifted: a migration is over by then. So what is shifted is known by its range.
+	distant = 1 << 44
+)
+
+// expiries is how expiries are written at present. The zero value writes them as they are.
+type expiries struct {
+	shift bool
+	grace int64 // ms; what an expiry is put off that is not shifted, so that a renewal may be late
+}
+
+// key is what is written for a key's expiry, a Unix time in ms.
+func (x expiries) key(ms int64) int64 { return x.moment(ms, keyShift) }
+
+// field is what is written for a hash field's.
+func (x expiries) field(ms int64) int64 { return x.moment(ms, fieldShift) }
+
+func (x expiries) moment(ms, shift int64) int64 {
+	switch {
+	case x == expiries{}:
+		return ms
+	case isShifted(ms, shift): // an original: it must not be taken for a shifted one later
+		return shift + distant
+	case ms >= distant:
+		return ms
+	case x.shift:
+		return ms + shift
+	}
+	return ms + x.grace
+}
+
+// isShifted tells a shifted moment.
+func isShifted(ms, shift int64) bool { return ms >= shift && ms < shift+distant }
