@@ -10,6 +10,8 @@ const (
 	oldestDump = 6
 	// metaDump is the first version whose payloads may begin with a KEY_META block.
 	metaDump = 13
+	// dumpFooter is how many bytes the RDB version and the CRC have, a payload's end.
+	dumpFooter = 2 + 8
 )
 
 // DumpVersion is the RDB version that a RESTORE payload with a value of this type needs: the lowest one that knows the type, so that all
@@ -27,22 +29,14 @@ func DumpVersion(valkey bool, typ byte) (int, error) {
 }
 
 // DumpSize is how many bytes AppendDump appends for e.
-func DumpSize(e *Entry) int { return len(e.Meta) + 1 + len(e.Value) + 2 + 8 }
+func DumpSize(e *Entry) int { return len(e.Meta) + 1 + len(e.Value) + dumpFooter }
 
 // AppendDump appends the payload that RESTORE takes for the key e, what DUMP would return but for the version, which is the lowest
 // possible: KEY_META block, type, value, RDB version (2 bytes), CRC64 (8 bytes). The error is that of [DumpVersion]; then nothing is appended.
-func AppendDump(dst []byte, e *Entry) ([]byte, error) {
-	version, err := DumpVersion(e.Valkey, e.Type)
-	if err != nil {
-		return dst, err
-	}
-	if e.Meta != nil {
-		version = max(version, metaDump)
-	}
-	begin := len(dst)
-	dst = append(dst, e.Meta...)
-	dst = append(dst, e.Type)
-	dst = append(dst, e.Value...)
+func AppendDump(dst []byte, e *Entry) ([]byte, error) { return AppendDumpMapped(dst, e, nil) }
+
+// seal ends the payload that begins at dst[begin].
+func seal(dst []byte, begin, version int) []byte {
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(version))
-	return binary.LittleEndian.AppendUint64(dst, CRC64(0, dst[begin:])), nil
+	return binary.LittleEndian.AppendUint64(dst, CRC64(0, dst[begin:]))
 }

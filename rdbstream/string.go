@@ -69,7 +69,7 @@ func (w *window) lengthOrEncoding() (n uint64, encoded bool, err error) {
 func (w *window) number() (uint64, error) {
 	n, encoded, err := w.lengthOrEncoding()
 	if err == nil && encoded {
-		err = &CorruptError{"a string's encoding stands where a number should"}
+		err = errEncodedNumber
 	}
 	return n, err
 }
@@ -232,4 +232,75 @@ func cutLength(p []byte) (n uint64, encoded bool, rest []byte, err error) {
 	return n, encoded, p[size:], nil
 }
 
-var errStringLength = &CorruptError{"a string is not as long as it says"}
+// cutNumber parses the length at the beginning of p, which may be any 64-bit number; rest is what follows it.
+func cutNumber(p []byte) (n uint64, rest []byte, err error) {
+	n, encoded, rest, err := cutLength(p)
+	if err == nil && encoded {
+		err = errEncodedNumber
+	}
+	return n, rest, err
+}
+
+// appendNumber appends a number in its shortest form, for cutNumber.
+func appendNumber(dst []byte, n uint64) []byte {
+	switch {
+	case n < 1<<6:
+		return append(dst, byte(n))
+	case n < 1<<14:
+		return append(dst, 0x40|byte(n>>8), byte(n))
+	case n < 1<<32:
+		return binary.BigEndian.AppendUint32(append(dst, 0x80), uint32(n))
+	}
+	return binary.BigEndian.AppendUint64(append(dst, 0x81), n)
+}
+
+// cutPair parts the two strings at the beginning of p, as they stand there, from what follows.
+func cutPair(p []byte) (pair, rest []byte, err error) {
+	rest = p
+	for range 2 {
+		if rest, err = afterString(rest); err != nil {
+			return nil, nil, err
+		}
+	}
+	return p[:len(p)-len(rest)], rest, nil
+}
+
+// afterString is what follows the string that p begins with.
+func afterString(p []byte) ([]byte, error) {
+	n, encoded, p, err := cutLength(p)
+	if err != nil {
+		return nil, err
+	}
+	if encoded {
+		switch n {
+		case encInt8, encInt16, encInt32:
+			n = 1 << n
+		case encLZF:
+			if n, p, err = cutNumber(p); err != nil {
+				return nil, err
+			}
+			if _, p, err = cutNumber(p); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, &UnknownError{What: "string encoding", Code: n}
+		}
+	}
+	if n > uint64(len(p)) {
+		return nil, errStringLength
+	}
+	return p[n:], nil
+}
+
+// plain is the one string that raw is: a part of raw where it is stored as it is, else new. The error is that of [AppendString].
+func plain(raw []byte) ([]byte, error) {
+	if n, encoded, rest, err := cutLength(raw); err == nil && !encoded && n == uint64(len(rest)) {
+		return rest, nil
+	}
+	return AppendString(nil, raw)
+}
+
+var (
+	errStringLength  = &CorruptError{"a string is not as long as it says"}
+	errEncodedNumber = &CorruptError{"a string's encoding stands where a number should"}
+)
