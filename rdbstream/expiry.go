@@ -24,7 +24,7 @@ var (
 )
 
 // HasFieldExpiries tells the types of a hash whose fields may have expiries of their own: Redis' HASH_METADATA and HASH_LISTPACK_EX, Valkey's
-// HASH_2. Those that only release candidates of Redis 7.4 wrote are not among them. valkey is [Entry.Valkey].
+// HASH_2. The types of Redis 7.4's release candidates (…_PRE_GA), which no released server writes, are not among them. valkey is [Entry.Valkey].
 func HasFieldExpiries(valkey bool, typ byte) bool {
 	if valkey {
 		return typ == TypeValkeyHash2
@@ -32,10 +32,10 @@ func HasFieldExpiries(valkey bool, typ byte) bool {
 	return typ == TypeHashMetadata || typ == TypeHashListpackEx
 }
 
-// AppendDumpMapped is [AppendDump] with each hash field's expiry ms, a Unix time in ms, replaced by f(ms); fields without one stay so. Where f is nil,
-// or the type has no such expiries, it is AppendDump itself, otherwise the payload may be larger than [DumpSize] says.
+// AppendDumpMapped is [AppendDump] with each hash field's expiry ms, a Unix time in ms, replaced by f(ms); fields without one stay so. It is AppendDump
+// itself where f is nil or the type has no field expiries; else the payload may be larger than [DumpSize] says.
 //
-// f must give a moment from 1 to 2^48-1 and depend on ms alone: it is called for a field more than once, and in any order.
+// f must give a moment that the server takes, from 1 to 2^48-1 for Redis, and depend on ms alone: it is called more than once for a field, in any order.
 // The error is that of [DumpVersion], a [*CorruptError] or an [*UnknownError]; then nothing is appended.
 func AppendDumpMapped(dst []byte, e *Entry, f func(ms int64) int64) ([]byte, error) {
 	version, err := DumpVersion(e.Valkey, e.Type)
@@ -56,12 +56,13 @@ func AppendDumpMapped(dst []byte, e *Entry, f func(ms int64) int64) ([]byte, err
 	return seal(dst, begin, version), nil
 }
 
-// MapDump is what AppendDumpMapped is to an Entry, for a payload that a RESTORE command has already: it appends the payload with each field's expiry
-// replaced by f, which must be as there. The two must not overlap. ok is false, and nothing appended, when the payload is to be taken as it is, because f
-// is nil or its type has no field expiries; that costs nothing. Whether it is a payload at all is then left to the target.
+// MapDump does to the payload of a RESTORE command what [AppendDumpMapped] does to an Entry's: it appends the payload, with each hash field's expiry
+// replaced by f(ms), to dst, with which it must not overlap. ok is false, and nothing appended, when the payload is to be taken as it is, because f is
+// nil or the type has no field expiries. That allocates nothing and reads no more than the type, so the bytes may be no payload at all: the target says so.
 //
-// A KEY_META block before the type is kept. A CRC of 0, which stands for none (Redis >= 8.4), is replaced by a real one. The error is a [*CorruptError],
-// a [*CRCError], or an [*UnknownError], when what is in a KEY_META block or a string cannot be known: then nobody can tell what expires in there.
+// The RDB version stays, and so does a KEY_META block before the type. A CRC of 0, which is none (Redis >= 8.4), becomes a real one. The error is a
+// [*CorruptError], a [*CRCError], or an [*UnknownError] where a KEY_META block or a string is of an unknown kind, so that nobody can tell what expires
+// behind it; then nothing is appended.
 func MapDump(dst, payload []byte, f func(ms int64) int64) (out []byte, ok bool, err error) {
 	end := len(payload) - dumpFooter // of the value
 	if f == nil || end < 1 {
@@ -102,7 +103,7 @@ func keyMetaSize(body []byte) (int, error) {
 	return size, err
 }
 
-// appendMapped appends a value of a type that HasFieldExpiries.
+// appendMapped appends a value of a type that HasFieldExpiries. It makes room for the footer, too, so that a large value is not copied again.
 func appendMapped(dst []byte, valkey bool, typ byte, value []byte, f func(ms int64) int64) ([]byte, error) {
 	switch {
 	case valkey:
@@ -116,7 +117,7 @@ func appendMapped(dst []byte, valkey bool, typ byte, value []byte, f func(ms int
 // appendHash2: expiries of 8 bytes behind their fields, changed where they stand.
 func appendHash2(dst, value []byte, f func(ms int64) int64) ([]byte, error) {
 	begin := len(dst)
-	dst = append(dst, value...)
+	dst = append(slices.Grow(dst, len(value)+dumpFooter), value...)
 	n, p, err := cutNumber(dst[begin:])
 	for ; err == nil && n > 0; n-- {
 		if _, p, err = cutPair(p); err != nil {
@@ -125,8 +126,11 @@ func appendHash2(dst, value []byte, f func(ms int64) int64) ([]byte, error) {
 		if len(p) < 8 {
 			return dst, errHashEnd
 		}
-		if ms := int64(binary.LittleEndian.Uint64(p)); ms != noExpiry {
+		switch ms := int64(binary.LittleEndian.Uint64(p)); {
+		case ms >= 0:
 			binary.LittleEndian.PutUint64(p, uint64(f(ms)))
+		case ms != noExpiry:
+			return dst, errFieldExpiry
 		}
 		p = p[8:]
 	}
@@ -159,9 +163,10 @@ func appendHashMetadata(dst, value []byte, f func(ms int64) int64) ([]byte, erro
 	}
 	header := int64(binary.LittleEndian.Uint64(value)) + difference
 	if alike && header >= 0 {
+		dst = slices.Grow(dst, len(value)+dumpFooter)
 		return append(binary.LittleEndian.AppendUint64(dst, uint64(header)), value[8:]...), nil
 	}
-	dst = slices.Grow(dst, len(value)+8*volatile) // a number of one byte may become one of nine
+	dst = slices.Grow(dst, len(value)+8*volatile+dumpFooter) // a number of one byte may become one of nine
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(earliest))
 	n, _, _ := cutNumber(value[8:])
 	dst = appendNumber(dst, n)
@@ -189,11 +194,11 @@ func eachField(value []byte, visit func(ms int64, pair []byte)) error {
 		if ms, p, err = cutNumber(p); err != nil {
 			return err
 		}
-		if ms > 0 && ms <= maxFieldExpiry {
-			ms += earliest - 1
-		}
-		if ms > maxFieldExpiry {
-			return errFieldExpiry
+		if ms > 0 {
+			ms = min(ms, 2*maxFieldExpiry) + earliest - 1 // cannot overflow
+			if ms == 0 || ms > maxFieldExpiry {
+				return errFieldExpiry
+			}
 		}
 		var pair []byte
 		if pair, p, err = cutPair(p); err == nil {
@@ -240,7 +245,7 @@ func appendHashListpackEx(dst, value []byte, f func(ms int64) int64) ([]byte, er
 	if len(fields) > 0 && fields[0].ms != 0 {
 		earliest = uint64(fields[0].ms)
 	}
-	dst = slices.Grow(dst, 8+9+size)
+	dst = slices.Grow(dst, 8+9+size+dumpFooter)
 	dst = binary.LittleEndian.AppendUint64(dst, earliest)
 	dst = appendNumber(dst, uint64(size))
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(size)) // fits: what has at most 1 GiB does not become four times as large

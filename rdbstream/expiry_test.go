@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -27,7 +28,7 @@ func shifted(ms int64) int64 {
 
 func identity(ms int64) int64 { return ms }
 
-// hashField is a field as the value says it; At is 0 without an expiry.
+// hashField is a field as the value says it; At is -1 without an expiry, as HPEXPIRETIME has it.
 type hashField struct {
 	Name, Value string
 	At          int64
@@ -37,13 +38,13 @@ type hashField struct {
 func mapped(fields []hashField, valkey bool, typ byte, f func(int64) int64) []hashField {
 	fields = slices.Clone(fields)
 	for i := range fields {
-		if at := &fields[i].At; *at != 0 {
+		if at := &fields[i].At; *at != -1 {
 			*at = f(*at)
 		}
 	}
 	if !valkey && typ == TypeHashListpackEx {
 		slices.SortStableFunc(fields, func(a, b hashField) int {
-			if (a.At == 0) != (b.At == 0) {
+			if (a.At == -1) != (b.At == -1) {
 				return cmp.Compare(b.At, a.At)
 			}
 			return cmp.Compare(a.At, b.At)
@@ -89,15 +90,12 @@ func decodeHash(valkey bool, typ byte, value []byte) (earliest int64, fields []h
 			var field hashField
 			if valkey {
 				field = hashField{str(), str(), number(fixed)}
-				if field.At == -1 {
-					field.At = 0
-				}
 			} else {
 				at := number(w.number)
 				if at != 0 {
 					at += earliest - 1
 				}
-				field = hashField{str(), str(), at}
+				field = hashField{str(), str(), orNone(at)}
 			}
 			fields = append(fields, field)
 		}
@@ -106,6 +104,14 @@ func decodeHash(valkey bool, typ byte, value []byte) (earliest int64, fields []h
 		err = errDecode
 	}
 	return earliest, fields, err
+}
+
+// orNone is an expiry as Redis stores it.
+func orNone(at int64) int64 {
+	if at == 0 {
+		return -1
+	}
+	return at
 }
 
 // backwards reads a listpack's fields from its end.
@@ -148,7 +154,7 @@ func backwards(lp string) (fields []hashField, err error) {
 		if err != nil {
 			return nil, errDecode
 		}
-		fields = append(fields, hashField{e[0], e[1], at})
+		fields = append(fields, hashField{e[0], e[1], orNone(at)})
 	}
 	return fields, nil
 }
@@ -233,14 +239,14 @@ func hashCases() []struct {
 	}{
 		{
 			"metadata", false, TypeHashMetadata, newRDB("").le(now).num(3, 1).str("f", "v").num(0).str("g", "w").num(5000).str("h", "").raw(),
-			[]hashField{{"f", "v", now}, {"g", "w", 0}, {"h", "", now + 4999}},
+			[]hashField{{"f", "v", now}, {"g", "w", -1}, {"h", "", now + 4999}},
 		},
 		{"metadata whose header is earlier than any", false, TypeHashMetadata, newRDB("").le(now-77).num(1, 78).str("f", "v"), []hashField{{"f", "v", now}}},
 		{
 			"metadata with one far away", false, TypeHashMetadata, newRDB("").le(now).num(3, 1).str("f", "v").num(0).str("g", "w").num(far).str("h", long),
-			[]hashField{{"f", "v", now}, {"g", "w", 0}, {"h", long, now + far - 1}},
+			[]hashField{{"f", "v", now}, {"g", "w", -1}, {"h", long, now + far - 1}},
 		},
-		{"metadata with none left", false, TypeHashMetadata, newRDB("").le(maxFieldExpiry).num(1, 0).str("f", "v"), []hashField{{"f", "v", 0}}},
+		{"metadata with none left", false, TypeHashMetadata, newRDB("").le(maxFieldExpiry).num(1, 0).str("f", "v"), []hashField{{"f", "v", -1}}},
 		{
 			"metadata of encoded strings", false, TypeHashMetadata,
 			newRDB("").le(now).num(2, 1).raw(0xc0, 5, 0xc3, 5, 10, 0, 'a', 0xe0, 0, 0).num(far).raw(0xc1, 1, 1, 0xc2, 1, 0, 0, 1),
@@ -250,22 +256,24 @@ func hashCases() []struct {
 		{
 			"listpack", false, TypeHashListpackEx,
 			newRDB("").le(now).str(listpack(9, newRDB("").element("\x81f", "\x81v", moment(now), "\x81g", "\x05", moment(now+1), "\x81h", "\x80", "\x00"))),
-			[]hashField{{"f", "v", now}, {"g", "5", now + 1}, {"h", "", 0}},
+			[]hashField{{"f", "v", now}, {"g", "5", now + 1}, {"h", "", -1}},
 		},
 		{
 			"listpack with one far away", false, TypeHashListpackEx,
-			newRDB("").le(now).str(listpack(12, newRDB("").element("\x81f", "\x81v", moment(now), "\x81i", "\x81x", moment(now), "\x81g", "\xe1\x2c"+long, moment(far), "\x81h", "\x82ww", "\x00"))),
-			[]hashField{{"f", "v", now}, {"i", "x", now}, {"g", long, far}, {"h", "ww", 0}},
+			newRDB("").le(now).str(listpack(12, newRDB("").element("\x81f", "\x81v", moment(now), "\x81i", "\x81x", moment(now),
+				"\x81g", "\xe1\x2c"+long, moment(far), "\x81h", "\x82ww", "\x00"))),
+			[]hashField{{"f", "v", now}, {"i", "x", now}, {"g", long, far}, {"h", "ww", -1}},
 		},
 		{
 			"listpack of early moments", false, TypeHashListpackEx, newRDB("").le(100).str(listpack(15, newRDB("").element(
-				"\x81a", "\x81v", "\x64", "\x81b", "\x81v", "\xcf\xff", "\x81c", "\x81v", "\xf1\x00\x10", "\x81d", "\x81v", "\xf2\x00\x00\x10", "\x81e", "\x81v", "\xf3\x00\x00\x00\x10"))),
+				"\x81a", "\x81v", "\x64", "\x81b", "\x81v", "\xcf\xff", "\x81c", "\x81v", "\xf1\x00\x10",
+				"\x81d", "\x81v", "\xf2\x00\x00\x10", "\x81e", "\x81v", "\xf3\x00\x00\x00\x10"))),
 			[]hashField{{"a", "v", 100}, {"b", "v", 4095}, {"c", "v", 4096}, {"d", "v", 1 << 20}, {"e", "v", 1 << 28}},
 		},
 		{"listpack of nothing", false, TypeHashListpackEx, newRDB("").le(now).str(listpack(0, newRDB(""))), nil},
 		{
-			"Valkey's", true, TypeValkeyHash2, newRDB("").num(4).str("f", "v").le(now).str("g", "w").le(-1).raw(0xc0, 5).str("x").le(far).str("h", long).le(now + 1),
-			[]hashField{{"f", "v", now}, {"g", "w", 0}, {"5", "x", far}, {"h", long, now + 1}},
+			"Valkey's", true, TypeValkeyHash2, newRDB("").num(4).str("f", "v").le(now).str("g", "w").le(-1).raw(0xc0, 5).str("x").le(1<<62).str("h", long).le(0),
+			[]hashField{{"f", "v", now}, {"g", "w", -1}, {"5", "x", 1 << 62}, {"h", long, 0}},
 		},
 		{"Valkey's of nothing", true, TypeValkeyHash2, newRDB("").num(0), nil},
 	}
@@ -310,10 +318,8 @@ func checkPayload(t *testing.T, p []byte, valkey bool, typ byte, want []hashFiel
 	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	for _, field := range got {
-		if !valkey && field.At != 0 && field.At < earliest {
-			t.Errorf("%d is the earliest, %d is earlier", earliest, field.At)
-		}
+	if len(got) > 0 && got[0].At != -1 && typ == TypeHashListpackEx && got[0].At != earliest {
+		t.Errorf("%d is the earliest, said is %d", got[0].At, earliest)
 	}
 }
 
@@ -362,7 +368,8 @@ func TestMapDumpCRC(t *testing.T) {
 
 // Metadata of modules comes before the type, and stays there.
 func TestMapDumpMetadata(t *testing.T) {
-	meta := string(*newRDB("").raw(opKeyMeta).num(2).raw(1, 2, 3, 4).num(moduleUInt, 7, moduleString).str("abc").num(moduleEOF).zeros(4).num(moduleDouble).le(1).num(moduleEOF))
+	meta := string(*newRDB("").raw(opKeyMeta).num(2).raw(1, 2, 3, 4).num(moduleUInt, 7, moduleString).str("abc").num(moduleEOF).zeros(4).
+		num(moduleDouble).le(1).num(moduleEOF))
 	value := newRDB("").le(1000).num(1, 1).str("f", "v")
 	out, ok, err := MapDump(nil, payload(meta+"\x18"+string(*value), 14), shifted)
 	want := payload(meta+"\x18"+string(*newRDB("").le(1000+1<<45).num(1, 1).str("f", "v")), 14)
@@ -406,7 +413,9 @@ func TestMapDumpErrors(t *testing.T) {
 		{"absurd earliest", "\x18" + le64(-5) + "\x00", "no moment", 12},
 		{"absurd expiry", "\x18" + le64(1) + "\x01\x81\xff\xff\xff\xff\xff\xff\xff\xff\x01f\x01v", "no moment", 12},
 		{"sum beyond all", "\x18" + le64(1<<47) + string(*newRDB("").num(1, 1<<47+2).str("f", "v")), "no moment", 12},
+		{"expiry of 0", "\x18" + le64(0) + "\x01\x01\x01f\x01v", "no moment", 12},
 		{"Valkey's without its expiry", "\x16\x01\x01f\x01v1234567", "a hash does not end", 80},
+		{"Valkey's of a negative expiry", "\x16\x01\x01f\x01v" + le64(-2), "no moment", 80},
 		{"Valkey's with more", "\x16\x00\x00", "a hash does not end", 80},
 		{"Valkey's with fewer", "\x16\x01\x01f", "a string is not as long", 80},
 		{"listpack that is a number", "\x19" + le64(1) + "\xc0\x01", "listpack contradicts", 12},
@@ -484,4 +493,83 @@ func FuzzMapDump(f *testing.F) {
 			}
 		}
 	})
+}
+
+// largeHash is a hash of n fields, every other one with an expiry.
+func largeHash(n int, metadata bool, last int64) *Entry {
+	e := &Entry{Valkey: !metadata, Type: TypeValkeyHash2}
+	value := newRDB("")
+	if metadata {
+		e.Type = TypeHashMetadata
+		value.le(1_700_000_000_000)
+	}
+	value.num(uint64(n))
+	for i := range n {
+		at := int64(i%2) * int64(i)
+		if i == n-1 {
+			at = last
+		}
+		pair := []string{fmt.Sprintf("field-%d", i), fmt.Sprintf("value-%d", i)}
+		if metadata {
+			value.num(uint64(at)).str(pair...)
+		} else {
+			value.str(pair...).le(1_700_000_000_000 + at)
+		}
+	}
+	e.Value = *value
+	return e
+}
+
+func BenchmarkMapDump(b *testing.B) {
+	small := newRDB("")
+	for i := range 10 {
+		small.element(fmt.Sprintf("\x86field%d", i), fmt.Sprintf("\x86value%d", i), moment(1_700_000_000_000+int64(i)))
+	}
+	for _, bc := range []struct {
+		name string
+		e    *Entry
+	}{
+		{"string", &Entry{Type: TypeString, Value: []byte("\x05value")}},
+		{"listpack of 10 fields", &Entry{Type: TypeHashListpackEx, Value: *newRDB("").le(1_700_000_000_000).str(listpack(30, small))}},
+		{"10k fields, one header", largeHash(10_000, true, 1)},
+		{"10k fields, one far away", largeHash(10_000, true, far)},
+		{"10k fields, Valkey's", largeHash(10_000, false, 1)},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			p, err := AppendDump(nil, bc.e)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(int64(len(p)))
+			b.ReportAllocs()
+			var dst []byte
+			for b.Loop() {
+				if dst, _, err = MapDump(dst[:0], p, shifted); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// A payload without field expiries costs nothing.
+func TestMapDumpAllocations(t *testing.T) {
+	p, _ := AppendDump(nil, &Entry{Type: TypeString, Value: randomBytes(1000)})
+	if got := testing.AllocsPerRun(100, func() { _, _, _ = MapDump(nil, p, shifted) }); got != 0 {
+		t.Errorf("%v allocations", got)
+	}
+}
+
+// There is room for the footer behind a mapped value: it is not copied again, which may be 512 MB.
+func TestMappedOnce(t *testing.T) {
+	for n := 1; n < 100; n++ { // slices are rounded up to some sizes
+		lp := newRDB("").element("\x81f", "\xe0"+string(rune(n))+strings.Repeat("v", n), moment(1))
+		listpackEx := &Entry{Type: TypeHashListpackEx, Value: *newRDB("").le(1).str(listpack(3, lp))}
+		for _, e := range []*Entry{largeHash(n, true, 1), largeHash(n, true, far), largeHash(n, false, 1), listpackEx} {
+			out, err := appendMapped(nil, e.Valkey, e.Type, e.Value, shifted)
+			if err != nil || cap(out)-len(out) < dumpFooter {
+				t.Errorf("%s of %d bytes: room for %d, %v", TypeName(e.Valkey, e.Type), len(e.Value), cap(out)-len(out), err)
+			}
+		}
+	}
 }

@@ -109,7 +109,7 @@ func elementInt(element []byte) (n int64, ok bool) {
 	return 0, false
 }
 
-// appendMoment appends an element for a Unix time in ms, or 0: servers give one later than January 1970 8 bytes, and read an earlier one from as many.
+// appendMoment appends an element for 0, or for a Unix time in ms, in 8 bytes: servers need as many for one later than January 1970.
 func appendMoment(dst []byte, ms int64) []byte {
 	if ms == 0 {
 		return append(dst, 0, 1)
