@@ -14,6 +14,9 @@ type Unit struct {
 	End Position
 	// GetAck says that the source asked for an acknowledgement: it wants to hear an offset of End or beyond, as soon as it is durable.
 	GetAck bool
+	// When tells at what time the unit was received, a Unix time in ms by the source's clock: what an expiry that is told as a span counts
+	// from. nil when nobody knows.
+	When func() (ms int64)
 }
 
 // Command is one command of a unit: its arguments, the name first, as the source sent them, and the database it is for.
