@@ -1,0 +1,4 @@
+package applier
+
+// settleKeysScript is to be replaced.
+const settleKeysScript = `return {0, 0}`
