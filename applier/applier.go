@@ -37,6 +37,8 @@ type Config struct {
 	KeepGoing    bool          // go on after a write that the target refused
 	DropPublish  bool          // leave out PUBLISH and SPUBLISH
 	Rename       RenameMap     // the source's renamed commands
+	Expiry       Expiry        // empty for Shift
+	TTLGrace     time.Duration // how much later than on the source settled keys expire, so that a renewal may be late; 0 for the default, a second
 	Pipelines    int           // connections that load the snapshot; 0 for the default
 	Timeout      time.Duration // for one round trip to the target, however large; 0 for the default
 	Status       *replica.Status
@@ -59,6 +61,13 @@ type Applier struct {
 	conn             *conn // of the stream
 	queue            *queue
 	keys             map[string]replica.KeySpec // of the source's commands
+
+	// What translate goes by, and leaves behind. The queue's lock guards it.
+	expiries expiries
+	settling bool  // expiries are no longer shifted: commands that copy or compare some have those settled first
+	swapped  int64 // the offset behind the stream's last SWAPDB, which moves what has been settled
+	rewriter rewriter
+
 	// careful: after a refusal only one transaction at a time is underway, until then.
 	careful time.Time
 
@@ -78,12 +87,19 @@ func New(c Config) *Applier {
 	if c.Timeout <= 0 {
 		c.Timeout = defaultTimeout
 	}
-	return &Applier{Config: c, first: true, queue: newQueue(), moved: make(chan struct{})}
+	if c.Expiry == "" {
+		c.Expiry = Shift
+	}
+	if c.TTLGrace <= 0 {
+		c.TTLGrace = defaultTTLGrace
+	}
+	return &Applier{Config: c, first: true, queue: newQueue(), expiries: expiries{shift: c.Expiry == Shift}, moved: make(chan struct{})}
 }
 
 const (
 	defaultPipelines = 3
 	defaultTimeout   = time.Minute
+	defaultTTLGrace  = time.Second
 )
 
 // Close gives the lease back, so that a next process need not wait for it to run out, and closes all connections.

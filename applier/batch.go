@@ -21,12 +21,13 @@ type batch struct {
 
 // command is one command of a batch.
 type command struct {
-	args   int // where its arguments end, in ends
-	db     int
-	needs  [2]int // databases that it needs beside db
-	effect effect
-	unfit  error // why it cannot be sent to any target
-	skip   bool  // refused for good, and left out
+	args    int // where its arguments end, in ends
+	db      int
+	needs   [2]int // databases that it needs beside db
+	effect  effect
+	settles bool  // its first key is settled before it
+	unfit   error // why it cannot be sent to any target
+	skip    bool  // refused for good, and left out
 }
 
 // unit is one unit of a batch.
@@ -91,6 +92,17 @@ func (b *batch) arguments(i int, f func(arg []byte)) {
 		f(b.bytes[at:b.ends[n]])
 		at = b.ends[n]
 	}
+}
+
+// argument is the n-th argument of command i; the name is the 0th.
+func (b *batch) argument(i, n int) (got []byte) {
+	b.arguments(i, func(arg []byte) {
+		if n == 0 {
+			got = arg
+		}
+		n--
+	})
+	return got
 }
 
 // weight is how many bytes unit i's arguments have.

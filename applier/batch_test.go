@@ -289,7 +289,7 @@ func TestFillingAllocatesNothing(t *testing.T) {
 }
 
 func TestKeyBatch(t *testing.T) {
-	a := New(Config{})
+	a := New(Config{Expiry: AsIs})
 	a.target = target{maxBulk: defaultMaxBulk}
 	l := newLoader(a, rdbstream.NewReader(bufio.NewReader(strings.NewReader(""))), progress{})
 	entries := []rdbstream.Entry{

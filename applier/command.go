@@ -24,11 +24,13 @@ const (
 	swaps          // moves them to another database: they are removed there and written again
 )
 
-// translated is a command of the stream as it goes to the target.
+// translated is a command of the stream as it goes to the target. The slices are good until the next one is translated.
 type translated struct {
-	args   [][]byte
-	effect effect
-	needs  [2]int // databases beside its own that it needs; those of a SWAPDB
+	args    [][]byte
+	then    [][]byte // another command, to go right behind it; nil when there is none
+	effect  effect
+	needs   [2]int // databases beside its own that it needs; those of a SWAPDB
+	settles bool   // it copies or compares the expiries of its first key, which have to be settled before
 }
 
 var (
@@ -36,8 +38,8 @@ var (
 	async          = []byte("ASYNC")
 )
 
-// translate makes a stream's command fit for the target. drop is true for what is not forwarded.
-func (a *Applier) translate(cmd replica.Command) (t translated, drop bool, err error) {
+// translate makes a command of u fit for the target. drop is true for what is not forwarded. It runs under the queue's lock.
+func (a *Applier) translate(u *replica.Unit, cmd replica.Command) (t translated, drop bool, err error) {
 	t.args = cmd.Args
 	if len(t.args) == 0 || len(t.args[0]) == 0 {
 		return t, false, errors.New("a command without a name")
@@ -60,6 +62,7 @@ func (a *Applier) translate(cmd replica.Command) (t translated, drop bool, err e
 		}
 	case 6: // the lengths spare most commands the comparisons
 		if bytes.EqualFold(name, []byte("SWAPDB")) {
+			a.swapped = u.End.Offset
 			return t.swap()
 		}
 		if bytes.EqualFold(name, []byte("SCRIPT")) {
@@ -87,6 +90,11 @@ func (a *Applier) translate(cmd replica.Command) (t translated, drop bool, err e
 			t.args = slices.Clone(t.args)
 			t.args[0] = []byte("RESTORE")
 		}
+	}
+	if c, ok := expireCommandOf(t.args); ok {
+		a.expire(&t, c, u.When)
+	} else if a.settling {
+		t.settles = copiesExpiry(t.args)
 	}
 	return t, false, nil
 }

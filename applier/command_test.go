@@ -86,10 +86,10 @@ func TestTranslate(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			a := New(Config{Rename: rename})
+			a := New(Config{Rename: rename, Expiry: AsIs})
 			a.keys = table
 			sent := words(test.command)
-			got, drop, err := a.translate(replica.Command{Args: sent, DB: test.db})
+			got, drop, err := a.translate(&replica.Unit{}, replica.Command{Args: sent, DB: test.db})
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) {
 					t.Errorf("error: got %v, want %q", err, test.err)
@@ -120,7 +120,7 @@ func TestTranslateDropPublish(t *testing.T) {
 	for command, want := range map[string]bool{
 		"PUBLISH c m": true, "publish c m": true, "SPUBLISH c m": true, "SPublish c m": true, "CLUSTER x": true, "pubsubx c m": false, "SETRANGE k 0 v": false, "PEXPIRE k 1": false,
 	} {
-		if _, drop, err := a.translate(replica.Command{Args: words(command)}); drop != want || err != nil {
+		if _, drop, err := a.translate(&replica.Unit{}, replica.Command{Args: words(command)}); drop != want || err != nil {
 			t.Errorf("%s: dropped %v, %v; want %v", command, drop, err, want)
 		}
 	}
@@ -130,15 +130,15 @@ func TestTranslateDropPublish(t *testing.T) {
 func TestTranslateEmpty(t *testing.T) {
 	a := New(Config{})
 	for name, args := range map[string][][]byte{"no arguments": {}, "an empty name": {{}}, "an empty name before a key": {{}, []byte("k")}} {
-		if _, _, err := a.translate(replica.Command{Args: args}); err == nil || !strings.Contains(err.Error(), "without a name") {
+		if _, _, err := a.translate(&replica.Unit{}, replica.Command{Args: args}); err == nil || !strings.Contains(err.Error(), "without a name") {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	got, drop, err := a.translate(replica.Command{Args: [][]byte{[]byte("SET"), {}, {}}})
+	got, drop, err := a.translate(&replica.Unit{}, replica.Command{Args: [][]byte{[]byte("SET"), {}, {}}})
 	if err != nil || drop || len(got.args) != 3 {
 		t.Errorf("SET of the empty key: %q, %v, %v", got.args, drop, err)
 	}
-	if _, drop, err := a.translate(replica.Command{Args: [][]byte{[]byte("DEL"), {}, []byte("redferry:")}}); err != nil || drop {
+	if _, drop, err := a.translate(&replica.Unit{}, replica.Command{Args: [][]byte{[]byte("DEL"), {}, []byte("redferry:")}}); err != nil || drop {
 		t.Errorf("DEL of the empty key and the bare prefix: dropped %v, %v", drop, err)
 	}
 }
@@ -157,7 +157,7 @@ func FuzzTranslate(f *testing.F) {
 		if len(args) == 0 {
 			return
 		}
-		got, drop, err := a.translate(replica.Command{Args: args})
+		got, drop, err := a.translate(&replica.Unit{}, replica.Command{Args: args})
 		if err != nil || drop {
 			return
 		}

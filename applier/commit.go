@@ -27,14 +27,17 @@ const (
 func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 	return a.queue.put(ctx, func(b *batch) error {
 		for _, cmd := range u.Cmds {
-			t, drop, err := a.translate(cmd)
+			t, drop, err := a.translate(u, cmd)
 			if drop && err == nil {
 				continue
 			}
 			if err != nil {
 				t = translated{args: cmd.Args}
 			}
-			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, unfit: err})
+			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, settles: t.settles, unfit: err})
+			if t.then != nil {
+				b.add(t.then, command{db: cmd.DB})
+			}
 		}
 		b.close(u)
 		return nil

@@ -13,6 +13,16 @@ const (
 	distant = 1 << 44
 )
 
+// Expiry is how the expiries of keys and hash fields are kept from running out on the target before the source has said so.
+type Expiry string
+
+// The ways.
+const (
+	Shift  Expiry = "shift"  // written shifted, and settled at the end; the default
+	Import Expiry = "import" // written as they are, into a Valkey in its import mode
+	AsIs   Expiry = "as-is"  // not at all: keys are lost; for tests to see that
+)
+
 // expiries is how expiries are written at present. The zero value writes them as they are.
 type expiries struct {
 	shift bool

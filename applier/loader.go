@@ -92,7 +92,7 @@ func (l *loader) add(ctx context.Context, e *rdbstream.Entry) error {
 	b := l.cur
 	k := loadKey{db: e.DB, typ: e.Type, idle: e.Idle, freq: e.Freq, offset: e.Offset}
 	if e.HasExpire {
-		k.expireAt = max(1, e.ExpireAt) // 0 means none to RESTORE, and a negative one is refused
+		k.expireAt = l.a.expiries.key(max(1, e.ExpireAt)) // 0 means none to RESTORE, and a negative one is refused
 	}
 	b.bytes = append(b.bytes, e.Key...)
 	k.key = len(b.bytes)

@@ -31,6 +31,9 @@ type target struct {
 	lfu     bool  // its eviction policy uses RESTORE's FREQ
 	lru     bool  // … IDLETIME
 
+	noPXAT   bool // SET cannot take a moment (before 6.2)
+	fieldTTL bool // hash fields may have expiries (Redis 7.4, Valkey 9.0)
+
 	databases map[int]bool // probed, and there
 }
 
@@ -101,12 +104,19 @@ func (t *target) read(info map[string]string) {
 	t.primary = info["master_host"] + ":" + info["master_port"]
 	t.cluster = info["cluster_enabled"] == "1"
 	t.version = info["redis_version"] // Valkey gives the Redis version that it is compatible with
-	major, _, _ := strings.Cut(t.version, ".")
-	t.scripts = parseInt(major) >= 7
+	t.scripts, t.noPXAT, t.fieldTTL = t.since(7, 0), !t.since(6, 2), t.since(7, 4)
 	if v := info["valkey_version"]; v != "" {
 		t.version = v
+		t.fieldTTL = t.since(9, 0)
 	}
 	t.databases = map[int]bool{}
+}
+
+// since tells whether the target's version is this one or later.
+func (t *target) since(major, minor int64) bool {
+	parts := strings.SplitN(t.version+"..", ".", 3)
+	got := parseInt(parts[0])
+	return got > major || got == major && parseInt(parts[1]) >= minor
 }
 
 func (t *target) readConfig(ctx context.Context, c rueidis.Client) {
