@@ -55,9 +55,11 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 		if err := r.transfer(ctx, link); err != nil {
 			return false, w.explain(ctx, err)
 		}
+		r.sayWaited(si, time.Since(at.asked))
 	}
 	before := r.Spool.Contents().End
-	err = r.follow(ctx, src, link, w, src.skew(ctx))
+	skew, _ := ClockSkew(ctx, src.client)
+	err = r.follow(ctx, src, link, w, skew)
 	return at.loading || r.Spool.Contents().End > before, w.explain(ctx, err)
 }
 
@@ -65,6 +67,16 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 type begun struct {
 	Position
 	loading bool
+	asked   time.Time // when the source was asked for it
+}
+
+// sayWaited says what it means that commands waited in the source for the end of the RDB, when that sends TTLs relative to the moment of the command.
+func (r *run) sayWaited(src SourceInfo, waited time.Duration) {
+	if !src.relativeTTLs() {
+		return
+	}
+	r.Log.Warn().Str("source_version", src.Version).Float64("seconds", waited.Round(100*time.Millisecond).Seconds()).
+		Msg("a source before Redis 7.0 sends TTLs relative to the moment of the command: of what was written while it made and sent the RDB, a TTL that was set then is too long by up to so many seconds")
 }
 
 // connect makes the plan, has the source agree to it, and carries out what it means for the spool.
@@ -98,6 +110,7 @@ func (r *run) connect(ctx context.Context, src *source, w *watched) (_ *Link, at
 	if p.what == reload {
 		r.Status.Set(Loading, "asking the source for its RDB")
 	}
+	asked := time.Now()
 	reply, err := link.Sync(ctx, p.from)
 	if err != nil {
 		return nil, at, err
@@ -111,7 +124,7 @@ func (r *run) connect(ctx context.Context, src *source, w *watched) (_ *Link, at
 	if reply.Full {
 		w.began(reply.At)
 	}
-	at = begun{reply.At, reply.Full}
+	at = begun{reply.At, reply.Full, asked}
 	return link, at, r.change(ctx, link, p, at)
 }
 

@@ -3,6 +3,9 @@ package replica
 import (
 	"bufio"
 	"context"
+	"strconv"
+	"strings"
+	"time"
 )
 
 // Sink is where a replica's data goes: the applier. Its methods are called by [Run] alone.
@@ -72,8 +75,18 @@ type SourceInfo struct {
 	Server  string // "redis" or "valkey"
 	ReplID  string // master_replid
 	Role    string // "master" or "slave"
+	// Skew is how far its clock is ahead of this machine's, as near as a round trip tells; HasSkew is false when it does not say its time.
+	Skew    time.Duration
+	HasSkew bool
 	// Commands tells where each command has its keys, by its lower-case name; nil when the source does not say.
 	Commands map[string]KeySpec
+}
+
+// relativeTTLs tells whether its stream has TTLs relative to the moment of the command, as before Redis 7.0.
+func (si *SourceInfo) relativeTTLs() bool {
+	major, _, _ := strings.Cut(si.Version, ".")
+	n, err := strconv.Atoi(major)
+	return err == nil && n < 7
 }
 
 // KeySpec says where a command has its keys, as COMMAND tells it: the first, the last (negative: counted from the end) and the step

@@ -78,14 +78,15 @@ func (s *source) offset(ctx context.Context, replID string) (int64, error) {
 	return n, nil
 }
 
-// skew is how far the source's clock is ahead of ours; 0 when it will not tell its time.
-func (s *source) skew(ctx context.Context) time.Duration {
+// ClockSkew is how far a server's clock is ahead of this machine's, taken to have been read in the midst of the round trip. ok is false when the server does
+// not tell its time.
+func ClockSkew(ctx context.Context, c rueidis.CoreClient) (skew time.Duration, ok bool) {
 	asked := time.Now()
-	parts, err := s.client.Do(ctx, s.client.B().Time().Build()).AsIntSlice()
+	parts, err := c.Do(ctx, c.B().Time().Build()).AsIntSlice()
 	if err != nil || len(parts) != 2 {
-		return 0
+		return 0, false
 	}
-	return time.Unix(parts[0], parts[1]*1000).Sub(asked.Add(time.Since(asked) / 2))
+	return time.Unix(parts[0], parts[1]*1000).Sub(asked.Add(time.Since(asked) / 2)), true
 }
 
 // readTimeout is the source's repl-timeout: as long as a real replica would wait for a byte. 0 when it will not tell.
@@ -134,6 +135,7 @@ func (s *source) describe(ctx context.Context, e Endpoint, info map[string]strin
 	if v := info["valkey_version"]; v != "" {
 		si.Server, si.Version = "valkey", v
 	}
+	si.Skew, si.HasSkew = ClockSkew(ctx, s.client)
 	if info["loading"] == "1" {
 		return si, errors.New("the source is loading its dataset")
 	}

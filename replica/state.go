@@ -119,6 +119,7 @@ type Progress struct {
 	Commands         atomic.Int64 // commands committed
 	Transactions     atomic.Int64 // transactions that carried them
 	Rejected         atomic.Int64 // writes that the target refused, in this run
+	Evicted          atomic.Int64 // keys that the target evicted, in this run
 	FullResyncs      atomic.Int64 // +FULLRESYNC seen
 	Reconnects       atomic.Int64 // attempts after the first, of either side
 	SpoolUsed        atomic.Int64 // bytes
