@@ -35,10 +35,10 @@ type Config struct {
 	OnNotEmpty   Choice        // when the target holds keys at the first start
 	Takeover     bool          // replace an owner that still lives
 	KeepGoing    bool          // go on after a write that the target refused
+	Expiry       Expiry        // how expiries are written; "" for Shift
+	TTLGrace     time.Duration // what an expiry that is not shifted is put off while settling; 0 for the default
 	DropPublish  bool          // leave out PUBLISH and SPUBLISH
 	Rename       RenameMap     // the source's renamed commands
-	Expiry       Expiry        // empty for Shift
-	TTLGrace     time.Duration // how much later than on the source settled keys expire, so that a renewal may be late; 0 for the default, a second
 	Pipelines    int           // connections that load the snapshot; 0 for the default
 	Timeout      time.Duration // for one round trip to the target, however large; 0 for the default
 	Status       *replica.Status
@@ -52,6 +52,10 @@ type Applier struct {
 	target target         // what the target said of itself
 	owner  *owner         // nil until the first claim
 	first  bool           // no Resume has succeeded yet
+
+	imports   importMode
+	evictions evictions
+	clocks    clocks
 
 	rec    checkpoint.Record // as it stands in the target, so far as this process knows
 	onFull Choice            // how Snapshot prepares the target; set by Resume
@@ -133,12 +137,18 @@ func (a *Applier) setCheckpointed() {
 // Resume implements [replica.Sink].
 func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.Resume, error) {
 	a.queue.reset()
+	a.imports.set(false) // until it is certain that the checkpoint says how it was before
 	if err := a.connect(ctx); err != nil {
 		return replica.Resume{}, err
 	}
 	if err := a.target.refuse(src, a.Target, a.first); err != nil {
 		return replica.Resume{}, err
 	}
+	if err := a.admitImport(); err != nil {
+		return replica.Resume{}, err
+	}
+	a.warnOfEviction()
+	a.compareClocks(ctx, src)
 	if err := a.claim(ctx); err != nil {
 		return replica.Resume{}, err
 	}
@@ -151,6 +161,11 @@ func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.R
 	if err != nil {
 		return replica.Resume{}, err
 	}
+	if ok {
+		if err := a.takeUpExpiry(ctx); err != nil {
+			return replica.Resume{}, err
+		}
+	}
 	a.first = false
 	a.setCheckpointed()
 	return resume, nil
@@ -159,7 +174,7 @@ func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.R
 // judge decides what the checkpoint, or its absence, means for this start.
 func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src replica.SourceInfo) (replica.Resume, error) {
 	if !ok {
-		a.rec = checkpoint.Record{Name: a.Name, Epoch: a.owner.epoch, Source: src.Addr}
+		a.rec = checkpoint.Record{Name: a.Name, Epoch: a.owner.epoch, Source: src.Addr, ImportWas: a.rec.ImportWas}
 		if known := a.Home.Known(); known != "" {
 			return a.allow(a.OnFullResync, &replica.Stop{
 				Kind:   replica.Decide,
@@ -174,6 +189,9 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 	}
 	if rec.Phase == checkpoint.PhaseCompleted {
 		return replica.Resume{}, replica.ErrCompleted
+	}
+	if err := a.admitExpiry(&rec); err != nil {
+		return replica.Resume{}, err
 	}
 	if err := a.Home.Know(src.Addr, a.Target.String()); err != nil {
 		return replica.Resume{}, err

@@ -4,6 +4,16 @@ package applier
 // does that; it waits for the source's DEL. To be like it on any target, every expiry is written *shifted* by a constant, so that nothing expires here, and the
 // source's own DEL, UNLINK and HDEL do the expiring, in order. Settling brings the expiries back (design: Expiry).
 
+// Expiry is how a migration writes the expiries of keys and hash fields into its target.
+type Expiry string
+
+// The ways to write expiries.
+const (
+	Shift  Expiry = "shift"  // shifted, until settling; the default
+	Import Expiry = "import" // as they are, into a target whose import mode expires nothing of ours: Valkey 8.1 and later
+	AsIs   Expiry = "as-is"  // as they are, into a target that expires by itself and so loses keys: for tests, to show that
+)
+
 // The constants of the shift, in milliseconds. A moment is a Unix time. The shifted ones lie where no application's do, and the servers take them: a hash field's has to be
 // below 2^46. Lua's numbers hold both exactly.
 const (
@@ -11,16 +21,6 @@ const (
 	fieldShift = 1 << 45
 	// distant is a moment, in the year 2527, from which on nothing has to be shifted: a migration is over by then. So what is shifted is known by its range.
 	distant = 1 << 44
-)
-
-// Expiry is how the expiries of keys and hash fields are kept from running out on the target before the source has said so.
-type Expiry string
-
-// The ways.
-const (
-	Shift  Expiry = "shift"  // written shifted, and settled at the end; the default
-	Import Expiry = "import" // written as they are, into a Valkey in its import mode
-	AsIs   Expiry = "as-is"  // not at all: keys are lost; for tests to see that
 )
 
 // expiries is how expiries are written at present. The zero value writes them as they are.

@@ -50,6 +50,21 @@ type running struct {
 
 	mu     sync.Mutex
 	states []string // "state: why", in order
+	log    strings.Builder
+}
+
+// Write takes a line of the run's log.
+func (r *running) Write(line []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.Write(line)
+}
+
+// said tells how often the log has said something.
+func (r *running) said(text string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Count(r.log.String(), text)
 }
 
 // start runs the migration until it ends by itself or the test ends.
@@ -76,9 +91,9 @@ func (m *migration) start(t testing.TB) *running {
 	if ac.Target, err = replica.ParseEndpoint(m.target, m.dstTLS); err != nil {
 		t.Fatal(err)
 	}
-	log := zerolog.Nop()
+	log := zerolog.New(r)
 	if os.Getenv("REDFERRY_TEST_LOG") != "" {
-		log = zerolog.New(zerolog.NewTestWriter(t))
+		log = zerolog.New(zerolog.MultiLevelWriter(r, zerolog.NewTestWriter(t)))
 	}
 	rc.Status, ac.Status, rc.Log, ac.Log, ac.Home = r.status, r.status, log, log, home
 	sc := m.spool

@@ -100,7 +100,7 @@ func (a *Applier) claim(ctx context.Context) error {
 	}
 	a.owner = o
 	a.endOthers(ctx)
-	o.hold(a.Target)
+	o.hold(a.Target, a.lookAtEvictions)
 	return nil
 }
 
@@ -172,8 +172,12 @@ func (a *Applier) endOthers(ctx context.Context) {
 	}
 }
 
-// hold starts the renewing of the lease, on a connection of its own, so that a long write does not cost it.
-func (o *owner) hold(e replica.Endpoint) {
+// lookEvery is how often the target is looked at beside that.
+const lookEvery = 5 * time.Second
+
+// hold starts the renewing of the lease, on a connection of its own, so that a long write does not cost it. Now and then, while the lease is ours, the same goroutine
+// calls look.
+func (o *owner) hold(e replica.Endpoint, look func(context.Context, rueidis.Client)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	o.stop = cancel
 	option := e.ClientOption()
@@ -191,6 +195,7 @@ func (o *owner) hold(e replica.Endpoint) {
 				client.Close()
 			}
 		}()
+		var looked time.Time
 		for {
 			if client == nil { // the target may be away for long; the lease then runs out, and the epoch still stands
 				client, _ = rueidis.NewClient(option)
@@ -200,6 +205,10 @@ func (o *owner) hold(e replica.Endpoint) {
 				if replica.AsStop(err) != nil {
 					o.loose(err)
 					return
+				}
+				if err == nil && time.Since(looked) >= lookEvery {
+					looked = time.Now()
+					look(ctx, client)
 				}
 				if err != nil && ctx.Err() == nil { // the target may be another server by now: one that was made a replica keeps its connections
 					client.Close()

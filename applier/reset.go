@@ -114,6 +114,11 @@ func Remove(ctx context.Context, e replica.Endpoint, name, place string, takeove
 			return before, err
 		}
 	}
+	if takeover || !before.Alive() || before.Owner.Place == place {
+		if err := before.putImportModeBack(ctx, client, e); err != nil {
+			return before, err
+		}
+	}
 	reply, err := client.Do(ctx, client.B().Eval().Script(removeScript).Numkeys(3).Key(scriptKeys(name)...).
 		Arg(place, flag(takeover)).Build()).AsIntSlice()
 	if err != nil {

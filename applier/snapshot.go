@@ -48,7 +48,7 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 	a.rec = checkpoint.Record{
 		Name: a.Name, Epoch: a.owner.epoch, Phase: checkpoint.PhaseSnapshot, Origin: origin,
 		ReplID: snap.At.ReplID, Offset: snap.At.Offset, Checked: snap.At.Offset,
-		SnapshotSize: snap.Size, Time: time.Now().UnixMilli(), Source: a.rec.Source,
+		SnapshotSize: snap.Size, Expiry: string(a.Expiry), ImportWas: a.importWas(), Time: time.Now().UnixMilli(), Source: a.rec.Source,
 	}
 	a.setCheckpointed() // whatever the target holds of an older history, it is on its way out
 	a.showProgress(rdbstream.State{})
@@ -70,6 +70,9 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 		}
 		p.queue(0, p.b.Unlink().Key(key).Build(), refOwn) // fields of an older record must not stay
 		p.hset(key, a.rec.Fields())
+		if a.Expiry == Import {
+			p.importMode("yes")
+		}
 	})
 	if err != nil {
 		return err
@@ -77,6 +80,7 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 	if v.unguarded {
 		return a.diverge(ctx, v)
 	}
+	a.imports.set(a.Expiry == Import)
 	a.Log.Info().Str("origin", string(origin)).Int64("bytes", snap.Size).Msg("loading the snapshot")
 	return a.Home.Know(a.rec.Source, a.Target.String())
 }

@@ -31,8 +31,12 @@ type target struct {
 	lfu     bool  // its eviction policy uses RESTORE's FREQ
 	lru     bool  // … IDLETIME
 
-	noPXAT   bool // SET cannot take a moment (before 6.2)
-	fieldTTL bool // hash fields may have expiries (Redis 7.4, Valkey 9.0)
+	noPXAT   bool   // SET cannot take a moment (before 6.2)
+	fieldTTL bool   // hash fields may have expiries (Redis 7.4, Valkey 9.0)
+	eviction string // its maxmemory-policy, where that evicts anything
+
+	hasImportMode bool   // Valkey 8.1
+	importMode    string // yes or no; empty where it will not tell
 
 	databases map[int]bool // probed, and there
 }
@@ -108,8 +112,14 @@ func (t *target) read(info map[string]string) {
 	if v := info["valkey_version"]; v != "" {
 		t.version = v
 		t.fieldTTL = t.since(9, 0)
+		t.hasImportMode = t.since(8, 1)
 	}
 	t.databases = map[int]bool{}
+	policy := info["maxmemory_policy"]
+	t.lfu, t.lru = strings.HasSuffix(policy, "-lfu"), strings.HasSuffix(policy, "-lru")
+	if t.eviction = policy; policy == "noeviction" || info["maxmemory"] == "0" {
+		t.eviction = ""
+	}
 }
 
 // since tells whether the target's version is this one or later.
@@ -131,8 +141,7 @@ func (t *target) readConfig(ctx context.Context, c rueidis.Client) {
 	if n, err := strconv.ParseInt(get("proto-max-bulk-len"), 10, 64); err == nil && n > 0 {
 		t.maxBulk = n
 	}
-	policy := get("maxmemory-policy")
-	t.lfu, t.lru = strings.HasSuffix(policy, "-lfu"), strings.HasSuffix(policy, "-lru")
+	t.importMode = get("import-mode")
 }
 
 // refuse names a target that cannot be written to at all. A replica is one only at the first start, and where it
@@ -272,6 +281,10 @@ func (a *Applier) dial(ctx context.Context, doubt bool) (*conn, error) {
 	)
 	c.roundTrip = time.Since(began)
 	if err := a.admitted(c, results); err != nil {
+		c.close()
+		return nil, err
+	}
+	if err := a.importSource(ctx, c); err != nil {
 		c.close()
 		return nil, err
 	}

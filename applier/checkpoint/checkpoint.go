@@ -14,8 +14,14 @@ import (
 	"redferry/replica"
 )
 
-// Format is the version of the record that this program reads and writes. A record of another format is refused, never guessed at.
-const Format = 1
+// Format is the version of the record that this program writes. It reads the one before it, too; any other is refused, never guessed at.
+const Format = 2
+
+// formatAsIs is the version that did not say how expiries are written: they were as the source has them.
+const formatAsIs = 1
+
+// AsIs is the Expiry of a target in which nothing has to be undone: its expiries are the source's.
+const AsIs = "as-is"
 
 // Prefix begins every key that redferry writes for itself. Such keys are never copied from a source.
 const Prefix = "redferry:"
@@ -58,6 +64,9 @@ type Record struct {
 	Rejected  int64  // writes that the target refused for good
 	Diverged  int64  // transactions that committed although their guard had not agreed
 	Unchecked string // ranges of offsets whose replies were lost, as from-to,from-to
+
+	Expiry    string // how the target's expiries are written: shift, import, or AsIs
+	ImportWas string // import: the target's import-mode before, to be put back; empty otherwise
 
 	Time   int64  // of the last write, Unix time in ms by the writer's clock
 	Source string // address of the source, for messages only
@@ -133,6 +142,8 @@ const (
 	FieldRejected = "rejected"
 	FieldDiverged = "diverged"
 	FieldLost     = "unchecked"
+	FieldExpiry   = "expiry"
+	FieldImport   = "import_was"
 	FieldTime     = "time"
 	FieldSource   = "source"
 )
@@ -155,9 +166,16 @@ func (r *Record) Fields() []string {
 		FieldRejected, itoa(r.Rejected),
 		FieldDiverged, itoa(r.Diverged),
 		FieldLost, r.Unchecked,
+		FieldExpiry, r.Expiry,
+		FieldImport, r.ImportWas,
 		FieldTime, itoa(r.Time),
 		FieldSource, r.Source,
 	}
+}
+
+// ExpiryFields are those of Fields that say how expiries are written.
+func (r *Record) ExpiryFields() []string {
+	return []string{FieldFormat, strconv.Itoa(Format), FieldExpiry, r.Expiry, FieldImport, r.ImportWas}
 }
 
 // Parse reads a record from the hash's fields. ok is false when there is none: no field, or nothing but what a guard left behind.
@@ -166,8 +184,8 @@ func Parse(fields map[string]string) (r Record, ok bool, err error) {
 	if !ok {
 		return Record{}, false, nil
 	}
-	if format != strconv.Itoa(Format) {
-		return Record{}, false, fmt.Errorf("the checkpoint has format %q, this program knows %d", format, Format)
+	if format != strconv.Itoa(Format) && format != strconv.Itoa(formatAsIs) {
+		return Record{}, false, fmt.Errorf("the checkpoint has format %q, this program knows %d and %d", format, formatAsIs, Format)
 	}
 	p := parser{fields: fields}
 	r = Record{
@@ -185,11 +203,16 @@ func Parse(fields map[string]string) (r Record, ok bool, err error) {
 		Rejected:     p.int(FieldRejected),
 		Diverged:     p.int(FieldDiverged),
 		Unchecked:    fields[FieldLost],
+		Expiry:       fields[FieldExpiry],
+		ImportWas:    fields[FieldImport],
 		Time:         p.int(FieldTime),
 		Source:       fields[FieldSource],
 	}
 	if p.err != nil {
 		return Record{}, false, p.err
+	}
+	if format == strconv.Itoa(formatAsIs) {
+		r.Expiry = AsIs
 	}
 	switch r.Phase {
 	case PhaseSnapshot, PhaseStream, PhaseCompleted:

@@ -14,7 +14,7 @@ func full() Record {
 	return Record{
 		Name: "orders", Epoch: 1763760000123, Phase: PhaseStream, Origin: OriginMerge, ReplID: strings.Repeat("ab", 20),
 		Offset: 1 << 40, Checked: 1<<40 - 7, DB: 15, SnapshotRead: 9, SnapshotScan: "1 REDIS0011 offset=9", SnapshotSize: -1, Rejected: 2, Diverged: 1,
-		Unchecked: "5-9", Time: 1763760000456, Source: "10.0.0.1:6379",
+		Unchecked: "5-9", Expiry: "import", ImportWas: "no", Time: 1763760000456, Source: "10.0.0.1:6379",
 	}
 }
 
@@ -51,7 +51,7 @@ func TestParse(t *testing.T) {
 	}{
 		"nothing":            {map[string]string{}, false, ""},
 		"only a guard's":     {map[string]string{"fenced": "3"}, false, ""},
-		"a newer format":     {set(FieldFormat, "2"), false, "format"},
+		"a newer format":     {set(FieldFormat, "3"), false, "format"},
 		"offset not numeric": {set(FieldOffset, "12x"), false, "field offset"},
 		"epoch missing":      {set(FieldEpoch, ""), false, "field epoch"},
 		"unknown phase":      {set(FieldPhase, "half"), false, "phase"},
@@ -67,6 +67,19 @@ func TestParse(t *testing.T) {
 				t.Errorf("error: got %v, want one with %q", err, tt.wantErr)
 			}
 		})
+	}
+}
+
+// The format before this one did not know of expiries, which were written as they are.
+func TestParseFormat1(t *testing.T) {
+	r := full()
+	fields := asMap(r.Fields())
+	fields[FieldFormat] = "1"
+	delete(fields, FieldExpiry)
+	delete(fields, FieldImport)
+	got, ok, err := Parse(fields)
+	if err != nil || !ok || got.Expiry != AsIs || got.ImportWas != "" || got.Offset != r.Offset {
+		t.Errorf("got %+v, ok %v, %v", got, ok, err)
 	}
 }
 

@@ -110,9 +110,7 @@ func (v *view) tail() string {
 	if v.state == replica.CatchingUp && v.left > 0 {
 		text += "  ETA " + short(v.left)
 	}
-	if v.rejected > 0 {
-		text += "  " + plural(v.rejected, "refused write")
-	}
+	text += v.losses()
 	if v.state == replica.Waiting { // of the other states the numbers say all
 		text += "  " + redact(v.why)
 	}
@@ -135,11 +133,20 @@ func (v *view) loadingTail() string {
 	if v.left > 0 {
 		text += "  ETA " + short(v.left)
 	}
+	text += v.losses()
+	if v.state == replica.Waiting {
+		text += "  " + redact(v.why)
+	}
+	return text
+}
+
+// losses tells what the target lacks for good; nothing when it lacks nothing.
+func (v *view) losses() (text string) {
 	if v.rejected > 0 {
 		text += "  " + plural(v.rejected, "refused write")
 	}
-	if v.state == replica.Waiting {
-		text += "  " + redact(v.why)
+	if v.evicted > 0 {
+		text += "  " + plural(v.evicted, "evicted key")
 	}
 	return text
 }

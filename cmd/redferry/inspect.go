@@ -81,6 +81,8 @@ func checkpointMeanings() []meaning {
 		{checkpoint.FieldRejected, "writes that the target refused for good", false},
 		{checkpoint.FieldDiverged, "transactions that took effect though their guard had not agreed", false},
 		{checkpoint.FieldLost, "offsets, from-to, of writes whose replies were lost", false},
+		{checkpoint.FieldExpiry, "how the target's expiries are written: shift, import, or as-is: they are the source's", false},
+		{checkpoint.FieldImport, "the target's import-mode before the migration, to be put back", false},
 		{checkpoint.FieldTime, "when it was written, by the writer's clock", true},
 		{checkpoint.FieldSource, "where the source was, for messages only", false},
 		{"fenced", "how often a writer was stopped that was not the last one", false},

@@ -15,7 +15,7 @@ type view struct {
 	snapshotRead, snapshotSize, snapshotReceived, snapshotKeys, snapshotTotal int64
 	received, checkpointed, sourceOffset, commands                            int64
 	spoolUsed                                                                 int64
-	rejected, resyncs, reconnects                                             int64
+	rejected, evicted, resyncs, reconnects                                    int64
 
 	bytesPerS, keysPerS, commandsPerS float64
 	left                              time.Duration // until the snapshot is in, or the stream is caught up; 0 when it cannot be told
@@ -36,7 +36,7 @@ func (m *meter) look(s *replica.Status, now time.Time) view {
 		snapshotRead: s.SnapshotRead.Load(), snapshotSize: s.SnapshotSize.Load(), snapshotReceived: s.SnapshotReceived.Load(),
 		snapshotKeys: s.SnapshotKeys.Load(), snapshotTotal: s.SnapshotTotal.Load(),
 		received: s.Received.Load(), checkpointed: s.Checkpointed.Load(), sourceOffset: s.SourceOffset.Load(), commands: s.Commands.Load(),
-		rejected: s.Rejected.Load(), resyncs: s.FullResyncs.Load(), reconnects: s.Reconnects.Load(), spoolUsed: s.SpoolUsed.Load(),
+		rejected: s.Rejected.Load(), evicted: s.Evicted.Load(), resyncs: s.FullResyncs.Load(), reconnects: s.Reconnects.Load(), spoolUsed: s.SpoolUsed.Load(),
 		lagBytes: -1, lag: -1,
 	}
 	v.state, v.why, _ = s.Now()

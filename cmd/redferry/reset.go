@@ -125,6 +125,11 @@ func (c *resetCmd) removeKeys(ctx context.Context, w io.Writer, target replica.E
 			return err
 		}
 	}
+	if was := t.Checkpoint[checkpoint.FieldImport]; was != "" {
+		if _, err := fmt.Fprintf(w, "target %s: import-mode is %s again, as before the migration\n", target, was); err != nil {
+			return err
+		}
+	}
 	_, err = fmt.Fprintf(w, "target %s: removed %[2]s and %[2]s:* (%[3]s); all other keys stay\n", target, checkpoint.Key(c.Name), what)
 	return err
 }

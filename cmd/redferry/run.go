@@ -22,6 +22,8 @@ type runCmd struct {
 	OnFullResync      string            `enum:"refuse,flush,merge" default:"refuse" help:"When a full resync is needed and the target holds data of this migration: stop with exit code 3, empty the target first, or load over what is there (${enum})."`
 	OnTargetNotEmpty  string            `enum:"refuse,flush,merge" default:"refuse" help:"When the target holds anything at the first start (${enum})."`
 	OnError           string            `enum:"stop,continue" default:"stop" help:"When the target refuses a write for good: stop with exit code 4, or keep it in rejected.resp and go on (${enum})."`
+	Expiry            string            `enum:"shift,import" default:"shift" help:"How to keep the target from expiring keys before the source does: write expiries far in the future and bring them back at the end, or Valkey's import mode, for a target of Valkey 8.1 or later that does not restart meanwhile (${enum})."`
+	TTLGrace          time.Duration     `name:"ttl-grace" default:"1s" help:"How much longer than on the source a key may live that comes while expiries are being brought back: the lag that a renewal of it may have then."`
 	Takeover          bool              `help:"Replace a process that owns this migration and lives."`
 	Publish           bool              `default:"true" negatable:"" help:"Forward PUBLISH and SPUBLISH."`
 	Ack               string            `enum:"durable,liveness" default:"durable" help:"What to acknowledge to the source: what is in the target, or offset 0, for a source whose clients use WAIT or FAILOVER (${enum})."`
@@ -82,7 +84,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen) (err error) {
 		Name: c.Name, Target: target, Home: home,
 		OnFullResync: applier.Choice(c.OnFullResync), OnNotEmpty: applier.Choice(c.OnTargetNotEmpty),
 		Takeover: c.Takeover, KeepGoing: c.OnError == "continue", DropPublish: !c.Publish, Rename: renames(c.RenamedCommand),
-		Pipelines: c.SnapshotPipelines, Timeout: c.TargetTimeout, Status: screen.status, Log: log,
+		Expiry: applier.Expiry(c.Expiry), TTLGrace: c.TTLGrace, Pipelines: c.SnapshotPipelines, Timeout: c.TargetTimeout, Status: screen.status, Log: log,
 	})
 	defer a.Close()
 	screen.begin(ctx)

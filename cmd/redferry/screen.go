@@ -165,7 +165,7 @@ func (v *view) log(log zerolog.Logger) {
 	if v.left > 0 {
 		e.Int64("left_seconds", int64(v.left.Seconds()))
 	}
-	e.Int64("spool_bytes", v.spoolUsed).Int64("rejected", v.rejected).Msg("progress")
+	e.Int64("spool_bytes", v.spoolUsed).Int64("rejected", v.rejected).Int64("evicted", v.evicted).Msg("progress")
 }
 
 // end stops showing progress and, when the run has done what it should, sums it up.
@@ -198,7 +198,7 @@ func (s *screen) end(ctx context.Context, err error, stopAt string) {
 	}
 	s.log.Info().Int64("snapshot_keys", p.SnapshotKeys.Load()).Int64("snapshot_bytes", p.SnapshotRead.Load()).
 		Int64("commands", p.Commands.Load()).Int64("transactions", p.Transactions.Load()).Int64("checkpointed", p.Checkpointed.Load()).
-		Int64("full_resyncs", p.FullResyncs.Load()).Int64("reconnects", p.Reconnects.Load()).Int64("rejected", p.Rejected.Load()).
+		Int64("full_resyncs", p.FullResyncs.Load()).Int64("reconnects", p.Reconnects.Load()).Int64("rejected", p.Rejected.Load()).Int64("evicted", p.Evicted.Load()).
 		Float64("seconds", took.Round(time.Millisecond).Seconds()).Int("exit_code", exitDone).Msg(why)
 }
 
@@ -209,8 +209,11 @@ func summary(p *replica.Progress, took time.Duration) string {
 		parts = append(parts, fmt.Sprintf("%s keys of a snapshot (%s)", humanize.Comma(keys), humanize.Bytes(uint64(p.SnapshotRead.Load()))))
 	}
 	parts = append(parts, humanize.Comma(p.Commands.Load())+" commands of the stream, up to offset "+humanize.Comma(p.Checkpointed.Load()))
-	return fmt.Sprintf("In %s: %s; %s, %s, %s", short(took), strings.Join(parts, ", "),
-		plural(p.FullResyncs.Load(), "full resync"), plural(p.Reconnects.Load(), "reconnect"), plural(p.Rejected.Load(), "refused write"))
+	counts := []string{plural(p.FullResyncs.Load(), "full resync"), plural(p.Reconnects.Load(), "reconnect"), plural(p.Rejected.Load(), "refused write")}
+	if n := p.Evicted.Load(); n > 0 {
+		counts = append(counts, plural(n, "key")+" that the target evicted")
+	}
+	return fmt.Sprintf("In %s: %s; %s", short(took), strings.Join(parts, ", "), strings.Join(counts, ", "))
 }
 
 func plural(n int64, what string) string {

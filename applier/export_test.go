@@ -1,0 +1,4 @@
+package applier
+
+// EndImport is what the end of a migration calls.
+var EndImport = (*Applier).endImport
