@@ -31,6 +31,7 @@ func TestUsage(t *testing.T) {
 		"bad host":         {[]string{"status", "--target", "redis://u:p@h,,i"}, nil, exitUsage, []string{"--target: no host before or behind a comma", "host:port[,host:port…]"}},
 		"no master":        {[]string{"status", "--target", "redis+sentinel://u:p@h,i"}, nil, exitUsage, []string{"--target: a Sentinel URL ends in /NAME"}},
 		"bad choice":       {[]string{"run", "--source", "redis://h", "--target", "redis://h", "--on-error", "ignore"}, nil, exitUsage, []string{"--on-error must be one of"}},
+		"a test's switch":  {[]string{"run", "--source", "redis://h", "--target", "redis://h", "--expiry", "as-is"}, nil, exitUsage, []string{"--expiry must be one of"}},
 		"bad name":         {[]string{"status", "--target", "redis://h", "--name", "a:b"}, nil, exitUsage, []string{"--name"}},
 		"bad stop-at":      {[]string{"run", "--source", "redis://h", "--target", "redis://h", "--stop-at", "soon"}, nil, exitUsage, []string{"--stop-at"}},
 		"no place":         {[]string{"run", "--source", "redis://h", "--target", "redis://h", "--dir", "/dev/null/x"}, nil, exitUsage, []string{"no place for state", "--dir"}},
