@@ -172,6 +172,7 @@ func (r *run) stream(ctx context.Context, at Position) error {
 		return r.read(gctx, in, at)
 	})
 	g.Go(func() error { return r.pass(gctx) })
+	g.Go(func() error { return r.settle(gctx) })
 	err = g.Wait()
 	if AsStop(committed) != nil && AsStop(err) == nil {
 		err = committed // found while it drained, after another had ended the group
@@ -188,6 +189,7 @@ func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
 	br := bufio.NewReaderSize(in, applyBuffer)
 	stream := NewStream(br, at)
 	var u Unit
+	when := func() int64 { return r.received(u.End.Offset).UnixMilli() }
 	for r.StopAt.Offset == 0 || at.Offset < r.StopAt.Offset {
 		renamed := false
 		if br.Buffered() == 0 { // a new replication ID begins where the bytes of the last one end
@@ -208,7 +210,7 @@ func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
 		if at.ReplID = r.Spool.IDAt(at.Offset); at.ReplID == "" { // the link may have broken inside of the unit: its end decides
 			return fmt.Errorf("read the stream of %s: %w", r.Source, spool.ErrDropped)
 		}
-		u.End = at
+		u.End, u.When = at, when
 		if err := r.sink.Apply(ctx, &u); err != nil {
 			return err
 		}
@@ -217,7 +219,14 @@ func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
 			r.ask(at.Offset)
 		}
 	}
-	return r.reach(ctx, at.Offset)
+	if err := r.reach(ctx, at.Offset); err != nil {
+		return err
+	}
+	r.Status.Set(Settling, fmt.Sprintf("the target has all up to offset %d", at.Offset))
+	if err := r.sink.Settle(ctx); err != nil { // nothing comes any more that could be late
+		return err
+	}
+	return errStopAt
 }
 
 // ask has an offset acknowledged as soon as it is durable; the newest question replaces one that waits.
@@ -232,12 +241,12 @@ func (r *run) ask(offset int64) {
 	}
 }
 
-// reach waits until the target has everything up to offset; then the run is over.
+// reach waits until the target has everything up to offset.
 func (r *run) reach(ctx context.Context, offset int64) error {
 	for {
 		have, moved := r.sink.Checkpointed()
 		if have >= offset {
-			return errStopAt
+			return nil
 		}
 		select {
 		case <-moved:

@@ -7,12 +7,14 @@ import (
 	"time"
 )
 
-// follow receives the stream until something ends it. skew is how far the source's clock is ahead of ours.
-func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched, skew time.Duration) error {
+// follow receives the stream until something ends it.
+func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched) error {
+	skew, _ := ClockSkew(ctx, src.client)
+	r.clocks.skew.Store(int64(skew))
 	g, gctx := newGroup(ctx)
-	g.Go(func() error { return r.copyStream(gctx, link, skew) })
+	g.Go(func() error { return r.copyStream(gctx, link) })
 	g.Go(func() error { return r.acknowledge(gctx, link) })
-	g.Go(func() error { return r.watch(gctx, src, w, skew) })
+	g.Go(func() error { return r.watch(gctx, src, w) })
 	g.Go(func() error { return r.watchSpool(gctx) })
 	g.Go(func() error { return r.replan(gctx) })
 	err := g.Wait()
@@ -23,7 +25,7 @@ func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched, s
 	return err
 }
 
-func (r *run) copyStream(ctx context.Context, link *Link, skew time.Duration) error {
+func (r *run) copyStream(ctx context.Context, link *Link) error {
 	defer context.AfterFunc(ctx, link.Interrupt)()
 	buf := make([]byte, receiveBuffer)
 	received := r.Spool.Contents().End
@@ -31,7 +33,7 @@ func (r *run) copyStream(ctx context.Context, link *Link, skew time.Duration) er
 	for {
 		n, err := link.Reader().Read(buf)
 		if n > 0 {
-			if err := r.Spool.Append(ctx, buf[:n], time.Now().Add(skew)); err != nil {
+			if err := r.Spool.Append(ctx, buf[:n], r.clocks.atSource(time.Now())); err != nil {
 				return spoolError(err)
 			}
 			received += int64(n)
@@ -88,10 +90,11 @@ func (r *run) ack(link *Link) error {
 //
 // In sync means that what the source had at one look is in the target by the next: less than one interval of lag. Of a source that does not
 // permit INFO nothing can be said.
-func (r *run) watch(ctx context.Context, src *source, w *watched, skew time.Duration) error {
+func (r *run) watch(ctx context.Context, src *source, w *watched) error {
 	const often, seldom = 100 * time.Millisecond, time.Second
 	defer context.AfterFunc(ctx, src.close)() // a source that is frozen must not hold up the end
-	seen := int64(-1)                         // the source's offset at the last look
+	seen := int64(-1)                         // the source's offset at the last look,
+	looked := time.Time{}                     // which was then
 	late := 0                                 // looks in a row by which that was not reached
 	for {
 		interval := often
@@ -103,16 +106,17 @@ func (r *run) watch(ctx context.Context, src *source, w *watched, skew time.Dura
 			if state == CatchingUp {
 				r.Status.Set(InSync, fmt.Sprintf("the target has all up to offset %d", seen))
 			}
-			if r.StopAt.CaughtUp {
-				return errStopAt
-			}
 			interval = seldom
+			if r.StopAt.CaughtUp {
+				interval = often
+				r.reached()
+			}
 		case state == InSync:
 			if late++; late > 20 { // one slow second is not a change of state
 				r.Status.Set(CatchingUp, fmt.Sprintf("%d bytes behind the source", seen-have))
 			}
 		}
-		r.sayAge(have, skew)
+		r.sayAge(have)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -121,26 +125,24 @@ func (r *run) watch(ctx context.Context, src *source, w *watched, skew time.Dura
 		if src.blind {
 			continue
 		}
+		if seen >= 0 && r.Spool.Contents().End >= seen {
+			r.clocks.arrived(looked)
+		}
+		looking := time.Now()
 		offset, err := src.offset(ctx, r.Spool.Contents().EndID)
 		if err != nil {
 			// The link has its own judgement of whether the source lives; without INFO there is only no news of the lag.
 			r.Log.Debug().Err(err).Msg("no news of the source's offset")
 			continue
 		}
-		seen = offset
+		seen, looked = offset, looking
 		r.Status.SourceOffset.Store(seen)
 		w.seen(ctx, r.Spool.Contents().End, seen)
 	}
 }
 
 // sayAge says how long ago the first byte came that the target does not have.
-func (r *run) sayAge(have int64, skew time.Duration) {
-	age := time.Duration(0)
-	if came, ok := r.Spool.TimeAt(have + 1); ok && have < r.Status.Received.Load() {
-		age = max(0, time.Since(came.Add(-skew)))
-	}
-	r.Status.ApplyLag.Store(age.Milliseconds())
-}
+func (r *run) sayAge(have int64) { r.Status.ApplyLag.Store(r.age(have).Milliseconds()) }
 
 // watchSpool tells how much the spool has, and says, with what it means, when it takes nothing.
 func (r *run) watchSpool(ctx context.Context) error {

@@ -58,8 +58,7 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 		r.sayWaited(si, time.Since(at.asked))
 	}
 	before := r.Spool.Contents().End
-	skew, _ := ClockSkew(ctx, src.client)
-	err = r.follow(ctx, src, link, w, skew)
+	err = r.follow(ctx, src, link, w)
 	return at.loading || r.Spool.Contents().End > before, w.explain(ctx, err)
 }
 

@@ -23,14 +23,18 @@ type RunConfig struct {
 	RaiseLimits   bool         // lift the source's client-output-buffer-limit for replicas while a snapshot is sent
 	LimitsFile    string       // where is noted that it is lifted; in a directory that outlives the process, and empty for never
 	StopAt        StopAt
+	TTLGrace      time.Duration // how far behind the source the target may be while it settles; 0 for the default
 	Status        *Status
 	Log           zerolog.Logger
 }
 
-// StopAt says when a run is over by itself.
+// defaultTTLGrace is TTLGrace where it is not given.
+const defaultTTLGrace = time.Second
+
+// StopAt says when a run is over by itself: when the target has so much, and has settled.
 type StopAt struct {
-	CaughtUp bool  // once the target has all that the source had when the run was in sync for the first time
-	Offset   int64 // once the unit that reaches this offset is in the target; 0 for never
+	CaughtUp bool  // all that the source had when the run was in sync for the first time
+	Offset   int64 // the unit that reaches this offset; 0 for never
 }
 
 // errStopAt ends a run whose StopAt is reached.
@@ -41,7 +45,10 @@ var errStopAt = errors.New("stop-at reached")
 //
 // Two loops run side by side, receiving into the spool and applying from it. Each begins anew after any error of its own, and leaves the other alone.
 func Run(ctx context.Context, c RunConfig, sink Sink) error {
-	r := &run{RunConfig: c, sink: sink, asked: make(chan int64, 1)}
+	r := &run{RunConfig: c, sink: sink, asked: make(chan int64, 1), caughtUp: make(chan struct{})}
+	if r.TTLGrace <= 0 {
+		r.TTLGrace = defaultTTLGrace
+	}
 	r.desk = newDesk(func(resume Resume) bool { return serves(r.Spool, resume, r.granted.Load()) })
 	r.Status.Set(Connecting, "asking source and target where they are")
 	applying, endApplying := context.WithCancel(ctx)
@@ -66,9 +73,11 @@ type run struct {
 	sink Sink
 	desk *desk
 
-	asked   chan int64  // the newest offset that a GETACK wants to hear
-	durable atomic.Bool // what the target's checkpoint says belongs to the history that is received: it may be acknowledged
-	granted atomic.Bool // the spool's snapshot may replace what the target holds: this run has asked for it with the operator's leave
+	asked    chan int64    // the newest offset that a GETACK wants to hear
+	durable  atomic.Bool   // what the target's checkpoint says belongs to the history that is received: it may be acknowledged
+	caughtUp chan struct{} // closed when the run is in sync, where that is what it stops at
+	clocks   clocks
+	granted  atomic.Bool // the spool's snapshot may replace what the target holds: this run has asked for it with the operator's leave
 
 	// Receiving's own.
 	denied Position // that the source, against what its INFO said, could not go on from

@@ -22,6 +22,7 @@ type sinkDouble struct {
 	onResume func(n int, src SourceInfo) (Resume, error) // the n-th, from 1; nil goes on from where the sink is
 	onLoad   func(ctx context.Context, snap Snapshot) error
 	onCommit func(ctx context.Context, offset int64) error // before everything up to offset is durable
+	onSettle func(ctx context.Context) error
 
 	mu       sync.Mutex
 	at       Position // durable
@@ -130,6 +131,13 @@ func (s *sinkDouble) commit(ctx context.Context) error {
 	s.at = to
 	close(s.moved)
 	s.moved = make(chan struct{})
+	return nil
+}
+
+func (s *sinkDouble) Settle(ctx context.Context) error {
+	if s.onSettle != nil {
+		return s.onSettle(ctx)
+	}
 	return nil
 }
 

@@ -28,6 +28,12 @@ type Sink interface {
 	// error when the work has to start again from Resume.
 	Commit(ctx context.Context) error
 
+	// Settle makes the target one that needs the source no more, beside Apply and Commit: until then a sink may keep keys from expiring that the source will renew or
+	// delete. From its call on units are written with that in mind. It returns nil when nothing is left to do, and everything that is applied later is written as it
+	// is meant to stay. After any error, ctx's too, units are written as before. It is called once all is well, and ended when the lag is more than
+	// [RunConfig.TTLGrace]; it may be called again.
+	Settle(ctx context.Context) error
+
 	// Checkpointed is the offset up to which everything is durable in the target, and a channel that is closed when it has moved on.
 	// Any goroutine may ask, at any time.
 	Checkpointed() (offset int64, moved <-chan struct{})

@@ -17,6 +17,7 @@ const (
 	Loading    State = "snapshot"
 	CatchingUp State = "catching_up"
 	InSync     State = "in_sync"
+	Settling   State = "settling"
 	Waiting    State = "waiting"
 )
 
@@ -114,6 +115,9 @@ type Progress struct {
 	Received         atomic.Int64 // offset behind the last byte that is in the spool
 	Taken            atomic.Int64 // offset behind the last unit that the sink took
 	ApplyLag         atomic.Int64 // ms since the first byte came that the target does not have; 0 when it has all that came, or nobody knows
+	SettleSeen       atomic.Int64 // keys that the present pass of settling has looked at
+	SettleTotal      atomic.Int64 // keys that are there to look at
+	Settled          atomic.Int64 // expiries of keys and hash fields that were brought back
 	Checkpointed     atomic.Int64 // offset up to which the target has everything
 	SourceOffset     atomic.Int64 // master_repl_offset as last seen
 	Commands         atomic.Int64 // commands committed

@@ -107,7 +107,10 @@ func (v *view) tail() string {
 		}
 	}
 	text += fmt.Sprintf("  %s commands/s", amount(v.commandsPerS))
-	if v.state == replica.CatchingUp && v.left > 0 {
+	if v.state == replica.Settling {
+		text += fmt.Sprintf("  %s expiries settled, %s of %s keys looked at", amount(float64(v.settled)), amount(float64(v.settleSeen)), amount(float64(v.settleTotal)))
+	}
+	if (v.state == replica.CatchingUp || v.state == replica.Settling) && v.left > 0 {
 		text += "  ETA " + short(v.left)
 	}
 	text += v.losses()

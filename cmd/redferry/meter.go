@@ -16,6 +16,7 @@ type view struct {
 	received, checkpointed, sourceOffset, commands                            int64
 	spoolUsed                                                                 int64
 	rejected, evicted, resyncs, reconnects                                    int64
+	settleSeen, settleTotal, settled                                          int64
 
 	bytesPerS, keysPerS, commandsPerS float64
 	left                              time.Duration // until the snapshot is in, or the stream is caught up; 0 when it cannot be told
@@ -28,6 +29,7 @@ type view struct {
 type meter struct {
 	loading                        bool
 	read, keys, commands, position speed
+	settleSeen                     speed
 	behind                         lagClock
 }
 
@@ -37,6 +39,7 @@ func (m *meter) look(s *replica.Status, now time.Time) view {
 		snapshotKeys: s.SnapshotKeys.Load(), snapshotTotal: s.SnapshotTotal.Load(),
 		received: s.Received.Load(), checkpointed: s.Checkpointed.Load(), sourceOffset: s.SourceOffset.Load(), commands: s.Commands.Load(),
 		rejected: s.Rejected.Load(), evicted: s.Evicted.Load(), resyncs: s.FullResyncs.Load(), reconnects: s.Reconnects.Load(), spoolUsed: s.SpoolUsed.Load(),
+		settleSeen: s.SettleSeen.Load(), settleTotal: s.SettleTotal.Load(), settled: s.Settled.Load(),
 		lagBytes: -1, lag: -1,
 	}
 	v.state, v.why, _ = s.Now()
@@ -63,6 +66,9 @@ func (m *meter) look(s *replica.Status, now time.Time) view {
 		v.lagBytes = v.toReceive + v.toApply
 		v.lag = max(m.behind.at(now, v.sourceOffset, v.checkpointed), time.Duration(s.ApplyLag.Load())*time.Millisecond)
 		v.left = timeLeft(v.lagBytes, position)
+	}
+	if looks := m.settleSeen.at(now, v.settleSeen); v.state == replica.Settling {
+		v.left = timeLeft(v.settleTotal-v.settleSeen, looks)
 	}
 	return v
 }

@@ -18,12 +18,12 @@ type runCmd struct {
 	targetFlags
 	homeFlags
 
-	StopAt            string            `placeholder:"caught-up|OFFSET" help:"End, with exit code 0, once the target has all that the source had when redferry was in sync for the first time, or all up to this replication offset."`
+	StopAt            string            `placeholder:"caught-up|OFFSET" help:"Settle and end, with exit code 0, once the target has all that the source had when redferry was in sync for the first time, or all up to this replication offset."`
 	OnFullResync      string            `enum:"refuse,flush,merge" default:"refuse" help:"When a full resync is needed and the target holds data of this migration: stop with exit code 3, empty the target first, or load over what is there (${enum})."`
 	OnTargetNotEmpty  string            `enum:"refuse,flush,merge" default:"refuse" help:"When the target holds anything at the first start (${enum})."`
 	OnError           string            `enum:"stop,continue" default:"stop" help:"When the target refuses a write for good: stop with exit code 4, or keep it in rejected.resp and go on (${enum})."`
 	Expiry            string            `enum:"shift,import" default:"shift" help:"How to keep the target from expiring keys before the source does: write expiries far in the future and bring them back at the end, or Valkey's import mode, for a target of Valkey 8.1 or later that does not restart meanwhile (${enum})."`
-	TTLGrace          time.Duration     `name:"ttl-grace" default:"1s" help:"How much longer than on the source a key may live that comes while expiries are being brought back: the lag that a renewal of it may have then."`
+	TTLGrace          time.Duration     `name:"ttl-grace" default:"1s" help:"How much longer keys live in the target than in the source once it settles, so that a TTL that is renewed in time is renewed here in time, too."`
 	Takeover          bool              `help:"Replace a process that owns this migration and lives."`
 	Publish           bool              `default:"true" negatable:"" help:"Forward PUBLISH and SPUBLISH."`
 	Ack               string            `enum:"durable,liveness" default:"durable" help:"What to acknowledge to the source: what is in the target, or offset 0, for a source whose clients use WAIT or FAILOVER (${enum})."`
@@ -90,7 +90,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen) (err error) {
 	screen.begin(ctx)
 	return replica.Run(ctx, replica.RunConfig{
 		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness",
-		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, Status: screen.status, Log: log,
+		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, TTLGrace: c.TTLGrace, Status: screen.status, Log: log,
 	}, a)
 }
 

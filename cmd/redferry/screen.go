@@ -160,6 +160,9 @@ func (v *view) log(log zerolog.Logger) {
 		if v.lag >= 0 {
 			e.Float64("lag_seconds", v.lag.Round(100*time.Millisecond).Seconds())
 		}
+		if v.state == replica.Settling {
+			e.Int64("settled", v.settled).Int64("settle_keys", v.settleSeen).Int64("settle_total", v.settleTotal)
+		}
 		e.Int64("commands", v.commands).Int64("commands_per_s", int64(v.commandsPerS))
 	}
 	if v.left > 0 {

@@ -86,6 +86,7 @@ func TestLine(t *testing.T) {
 		"nothing known":  {view{state: replica.Loading, loading: true, snapshotSize: -1}, "snapshot  0 B  0 keys  0 B/s  0 keys/s"},
 		"waiting loads":  {view{state: replica.Waiting, why: "target away", loading: true, snapshotRead: 10, snapshotSize: 100}, "waiting  10 B of 100 B  0 keys  0 B/s  0 keys/s  target away"},
 		"in sync":        {view{state: replica.InSync, why: "x", checkpointed: 1234567, lagBytes: 0, lag: 0, commandsPerS: 950}, "in_sync  offset 1,234,567  lag 0 B  950 commands/s"},
+		"settling":       {view{state: replica.Settling, checkpointed: 5, lagBytes: 0, commandsPerS: 95000, settled: 40_000, settleSeen: 100_000, settleTotal: 1_000_000, left: 9 * time.Second}, "settling  offset 5  lag 0 B  95k commands/s  40k expiries settled, 100k of 1.0M keys looked at  ETA 9s"},
 		"behind":         {view{state: replica.CatchingUp, checkpointed: 5, lagBytes: 5e6, toApply: 5e6, lag: 2500 * time.Millisecond, commandsPerS: 95000, left: time.Minute}, "catching_up  offset 5  lag 5.0 MB 2.5s (0 B to receive, 5.0 MB to apply)  95k commands/s  ETA 1m0s"},
 		"waiting":        {view{state: replica.Waiting, why: "redis://u:p@h is away", checkpointed: 5, lagBytes: -1}, "waiting  offset 5  0 commands/s  redis://***@h is away"},
 		"refused writes": {view{state: replica.InSync, checkpointed: 5, lagBytes: -1, rejected: 2}, "in_sync  offset 5  0 commands/s  2 refused writes"},
