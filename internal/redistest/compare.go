@@ -16,6 +16,10 @@ import (
 type CompareOptions struct {
 	// TTLTolerance is how far two expiry times may be apart; 0 means 50 ms, or 1 s where a server cannot tell the exact time (before 7.0).
 	TTLTolerance time.Duration
+	// Grace is how much later than want's an expiry time of got may be, and twice the tolerance more; 0 means 1 s.
+	Grace time.Duration
+	// Settled says that no expiry time of got may be shifted any more. One difference tells how many are.
+	Settled bool
 	// IgnoreTTL leaves out expiry times, of keys and of fields, and whether there are any.
 	IgnoreTTL bool
 	// Max ends the comparison after so many differences; 0 means 20.
@@ -26,31 +30,22 @@ type CompareOptions struct {
 type Difference struct {
 	DB   int
 	Key  string // or a function library's name, see What
-	What string // in words, which begin with missing, extra, type, value, TTL, field TTL or function
+	What string // in words, which begin with missing, extra, type, value, TTL, field TTL, shifted or function
 }
 
 func (d Difference) String() string { return fmt.Sprintf("db %d key %.60q: %s", d.DB, d.Key, d.What) }
 
 // Compare tells in what got differs from want: databases, keys, types, values by their meaning, pending entries and ids of streams, expiry
-// times of keys and fields, functions. Keys that begin with "redferry:" do not count. Both servers should be at rest. The result is nil when
-// they are equal; errors of the servers fail the test.
+// times of keys and fields, functions. Keys that begin with "redferry:" do not count. Expiry times of got may be those that a migration writes
+// (see comparison.agree). Both servers should be at rest, but for keys and fields that expire: what only one server has is looked at again, for
+// up to ten seconds, while its time is over on want. The result is nil when they are equal; errors of the servers fail the test.
 func Compare(t TB, want, got *Server, o CompareOptions) []Difference {
 	t.Helper()
-	o.Max = cmp.Or(o.Max, 20)
-	exact := want.Build.Has70() && got.Build.Has70()
-	if o.TTLTolerance == 0 {
-		o.TTLTolerance = time.Second
-		if exact {
-			o.TTLTolerance = 50 * time.Millisecond
-		}
-	}
-	c := &comparison{o: o, exact: exact, want: want, got: got}
-	c.streams.counters = exact
-	c.streams.entriesRead = exact && !(want.Build.Server == "redis" && !want.Build.AtLeast("redis", 7, 2)) // 7.0 does not replicate it
-	if err := c.run(); err != nil {
+	found, err := newComparison(want, got, o).run()
+	if err != nil {
 		t.Fatalf("compare %s with %s: %v", got.Build.Name, want.Build.Name, err)
 	}
-	return c.found
+	return found
 }
 
 // AssertEqual fails the test when got differs from want, and says in what.
@@ -67,11 +62,28 @@ func AssertEqual(t TB, want, got *Server, o CompareOptions) {
 
 type comparison struct {
 	o         CompareOptions
-	exact     bool // both servers have PEXPIRETIME, functions and a stream's counters
+	has70     bool // both servers have functions and a stream's counters
 	streams   streamView
-	patience  time.Time // until when keys that one server lacks may yet expire on the other
+	patience  time.Duration // how long a database's keys are looked at again that one server lacks
 	want, got *Server
+	shifted   shiftedCount
 	found     []Difference
+}
+
+func newComparison(want, got *Server, o CompareOptions) *comparison {
+	has70 := want.Build.Has70() && got.Build.Has70()
+	o.Max = cmp.Or(o.Max, 20)
+	o.Grace = cmp.Or(o.Grace, time.Second)
+	if o.TTLTolerance == 0 {
+		o.TTLTolerance = time.Second
+		if has70 {
+			o.TTLTolerance = 50 * time.Millisecond
+		}
+	}
+	c := &comparison{o: o, has70: has70, patience: 10 * time.Second, want: want, got: got}
+	c.streams.counters = has70
+	c.streams.entriesRead = has70 && !(want.Build.Server == "redis" && !want.Build.AtLeast("redis", 7, 2)) // 7.0 does not replicate it
+	return c
 }
 
 func (c *comparison) add(db int, key, format string, args ...any) {
@@ -82,21 +94,21 @@ func (c *comparison) add(db int, key, format string, args ...any) {
 
 func (c *comparison) full() bool { return len(c.found) >= c.o.Max }
 
-func (c *comparison) run() error {
-	if c.exact {
+func (c *comparison) run() ([]Difference, error) {
+	if c.has70 {
 		if err := c.functions(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	dbs := map[int]bool{}
 	for _, s := range []*Server{c.want, c.got} {
 		info, err := s.Pipeline([]string{"INFO", "keyspace"})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		text, err := info[0].ToString()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for line := range strings.Lines(text) {
 			var db int
@@ -107,10 +119,13 @@ func (c *comparison) run() error {
 	}
 	for _, db := range slices.Sorted(maps.Keys(dbs)) {
 		if err := c.database(db); err != nil {
-			return fmt.Errorf("database %d: %w", db, err)
+			return nil, fmt.Errorf("database %d: %w", db, err)
 		}
 	}
-	return nil
+	if c.shifted.any() {
+		c.found = append(c.found, c.shifted.difference())
+	}
+	return c.found, nil
 }
 
 // functions compares the function libraries by their code.
@@ -159,7 +174,8 @@ func libraries(s *Server) (map[string]string, error) {
 	return found, nil
 }
 
-// database compares the key sets and then, in batches, what both have.
+// database compares all keys that either server has. Those in which the servers differ because a time is over, which one of them has not noticed
+// yet, are looked at again: a source may take a while until it deletes what has expired, and a target until it hears of it.
 func (c *comparison) database(db int) error {
 	var want, got map[string]bool
 	if err := both(
@@ -168,70 +184,32 @@ func (c *comparison) database(db int) error {
 	); err != nil {
 		return err
 	}
-	var common, lonely []string
-	for key := range want {
-		if got[key] {
-			common = append(common, key)
-		} else {
-			lonely = append(lonely, key)
+	maps.Copy(want, got)
+	passing, err := c.keys(db, slices.Collect(maps.Keys(want)), false)
+	for end := time.Now().Add(c.patience); len(passing) > 0 && err == nil; {
+		time.Sleep(20 * time.Millisecond)
+		last := time.Now().After(end)
+		if last {
+			c.patience = 0 // who has waited in vain for one database does not wait for the next
 		}
+		passing, err = c.keys(db, passing, last)
 	}
-	for key := range got {
-		if !want[key] {
-			lonely = append(lonely, key)
-		}
-	}
-	if err := c.lonely(db, lonely); err != nil {
-		return err
-	}
-	for batch := range slices.Chunk(common, 500) {
-		if c.full() {
-			return nil
-		}
-		if err := c.batch(db, batch); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
-// lonely looks again at keys that one server has: they may be about to expire on the other one, too. A hash whose fields have all expired
-// exists until the server's own cycle finds it, so this waits a moment, once for all keys.
-func (c *comparison) lonely(db int, keys []string) error {
-	for _, key := range keys {
+// keys compares these keys, in batches, and gives those that have to be looked at again. The last time there are none.
+func (c *comparison) keys(db int, keys []string, last bool) (passing []string, err error) {
+	for batch := range slices.Chunk(keys, 500) {
 		if c.full() {
-			return nil
+			return nil, nil
 		}
-		if c.patience.IsZero() {
-			c.patience = time.Now().Add(time.Second)
+		more, err := c.batch(db, batch, last)
+		if err != nil {
+			return nil, err
 		}
-		var want, got int64
-		var err error
-		within(time.Until(c.patience), func() bool {
-			err = both(
-				func() (err error) { want, err = exists(c.want.DB(db), key); return err },
-				func() (err error) { got, err = exists(c.got.DB(db), key); return err },
-			)
-			return err != nil || want == got
-		})
-		switch {
-		case err != nil:
-			return err
-		case want > got:
-			c.add(db, key, "missing")
-		case want < got:
-			c.add(db, key, "extra")
-		}
+		passing = append(passing, more...)
 	}
-	return nil
-}
-
-func exists(d *Database, key string) (int64, error) {
-	replies, err := d.Pipeline([]string{"EXISTS", key})
-	if err != nil {
-		return 0, err
-	}
-	return replies[0].AsInt64()
+	return passing, nil
 }
 
 // scan collects a database's keys.
@@ -261,20 +239,27 @@ func scan(d *Database) (map[string]bool, error) {
 // record is what a batch asks of each key.
 type record struct {
 	dump   string // without the footer of 10 bytes: RDB version and CRC
-	kind   string
-	expire int64
+	kind   string // "none" when there is no such key
+	expire int64  // in Unix ms, negative for never
 }
 
-func (c *comparison) records(d *Database, keys []string) ([]record, error) {
+// fieldTTLs tells that it is a hash with expiry times of fields: those have value types of their own, of which 22 is the first one.
+func (r record) fieldTTLs() bool { return r.kind == "hash" && r.dump != "" && r.dump[0] >= 22 }
+
+func records(d *Database, keys []string) ([]record, error) {
 	ttl := "PTTL"
-	if c.exact {
+	if d.s.Build.Has70() {
 		ttl = "PEXPIRETIME"
 	}
-	cmds := make([][]string, 0, 3*len(keys))
+	cmds := make([][]string, 0, 3*len(keys)+1)
 	for _, key := range keys {
 		cmds = append(cmds, []string{"DUMP", key}, []string{"TYPE", key}, []string{ttl, key})
 	}
-	replies, err := d.Pipeline(cmds...)
+	replies, err := d.Pipeline(append(cmds, []string{"TIME"})...)
+	if err != nil {
+		return nil, err
+	}
+	now, err := unixMilli(replies[len(cmds)])
 	if err != nil {
 		return nil, err
 	}
@@ -291,86 +276,118 @@ func (c *comparison) records(d *Database, keys []string) ([]record, error) {
 		if r.expire, err = replies[3*i+2].AsInt64(); err != nil {
 			return nil, err
 		}
+		switch {
+		case r.kind == "none" || r.expire == noKey: // it may have expired in between
+			*r = record{kind: "none", expire: noKey}
+		case r.expire >= 0 && ttl == "PTTL":
+			r.expire += now
+		}
 	}
 	return records, nil
 }
 
-// batch compares keys that both databases have: by their DUMP, which settles most, the rest by meaning.
-func (c *comparison) batch(db int, keys []string) error {
+// batch compares keys: by their DUMP, which settles most, the rest by meaning. It gives those that have to be looked at again, unless this is
+// the last time.
+func (c *comparison) batch(db int, keys []string, last bool) (passing []string, err error) {
 	var want, got []record
 	if err := both(
-		func() (err error) { want, err = c.records(c.want.DB(db), keys); return err },
-		func() (err error) { got, err = c.records(c.got.DB(db), keys); return err },
+		func() (err error) { want, err = records(c.want.DB(db), keys); return err },
+		func() (err error) { got, err = records(c.got.DB(db), keys); return err },
 	); err != nil {
-		return err
+		return nil, err
 	}
-	var unlike []typed
-	var lonely []string
+	now, err := c.now()
+	if err != nil {
+		return nil, err
+	}
+	var unlike []keyPair
 	for i, key := range keys {
-		w, g := want[i], got[i]
-		switch {
-		case w.kind != g.kind && (w.kind == "none" || g.kind == "none"):
-			lonely = append(lonely, key)
-		case w.kind != g.kind:
-			c.add(db, key, "type %s, want %s", g.kind, w.kind)
-		case w.dump != g.dump:
-			unlike = append(unlike, typed{key, w.kind})
-		}
-		if w.kind == g.kind && !c.o.IgnoreTTL && !c.sameTime(w.expire, g.expire) {
-			c.add(db, key, "TTL %s, want %s", c.timeText(g.expire), c.timeText(w.expire))
+		p := keyPair{name: key, want: want[i], got: got[i]}
+		switch w, g := p.want.kind, p.got.kind; {
+		case w == g && p.want.dump == p.got.dump && !p.want.fieldTTLs():
+			c.sameKeyTTL(db, p)
+		case w == g, p.lonely() && p.kind() == "hash":
+			unlike = append(unlike, p)
+		case p.lonely():
+			if c.excused(p, value{}, value{}, now) && !last {
+				passing = append(passing, key)
+			} else {
+				c.add(db, key, "%s", p.lack())
+			}
+		default:
+			c.add(db, key, "type %s, want %s", g, w)
 		}
 	}
-	if err := c.lonely(db, lonely); err != nil {
-		return err
-	}
-	return c.byMeaning(db, unlike)
+	more, err := c.byMeaning(db, unlike, last)
+	return append(passing, more...), err
 }
 
-// byMeaning compares values whose DUMPs differ: encodings, the order in hash tables and the RDB version do not matter.
-func (c *comparison) byMeaning(db int, keys []typed) error {
+// keyPair is a key as both servers have it.
+type keyPair struct {
+	name      string
+	want, got record
+}
+
+// lonely tells that only one server has the key.
+func (p keyPair) lonely() bool { return (p.want.kind == "none") != (p.got.kind == "none") }
+
+// kind is the type of its value, on the server that has the key.
+func (p keyPair) kind() string {
+	if p.want.kind == "none" {
+		return p.got.kind
+	}
+	return p.want.kind
+}
+
+// lack is the difference when it is lonely.
+func (p keyPair) lack() string {
+	if p.want.kind == "none" {
+		return "extra"
+	}
+	return "missing"
+}
+
+// byMeaning compares keys whose DUMPs differ: encodings, the order in hash tables and the RDB version do not matter. It gives those that have to
+// be looked at again, unless this is the last time.
+func (c *comparison) byMeaning(db int, pairs []keyPair, last bool) (passing []string, err error) {
+	if len(pairs) == 0 {
+		return nil, nil
+	}
 	var want, got []value
 	if err := both(
-		func() (err error) { want, err = values(c.want.DB(db), keys, c.streams); return err },
-		func() (err error) { got, err = values(c.got.DB(db), keys, c.streams); return err },
+		func() (err error) { want, err = values(c.want.DB(db), pairs, c.streams); return err },
+		func() (err error) { got, err = values(c.got.DB(db), pairs, c.streams); return err },
 	); err != nil {
-		return err
+		return nil, err
 	}
-	for i, key := range keys {
+	now, err := c.now()
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range pairs {
 		w, g := want[i], got[i]
-		if diff := firstDifference(w.lines, g.lines); diff != "" {
-			c.add(db, key.name, "value of the %s: %s", key.kind, diff)
-			continue
+		if w.gone { // since the batch
+			p.want.kind = "none"
 		}
-		if c.o.IgnoreTTL {
-			continue
+		if g.gone {
+			p.got.kind = "none"
 		}
-		for field := range w.lines { // both have the same fields
-			if wt, gt := w.ttl(field), g.ttl(field); !c.sameTime(wt, gt) {
-				c.add(db, key.name, "field TTL of %.60q: %s, want %s", w.lines[field], c.timeText(gt), c.timeText(wt))
-				break
-			}
+		diff := firstDifference(w.lines, g.lines)
+		switch {
+		case w.gone && g.gone:
+		case (diff != "" || p.lonely()) && !last && c.excused(p, w, g, now):
+			passing = append(passing, p.name)
+		case p.lonely():
+			c.add(db, p.name, "%s", p.lack())
+		case diff != "":
+			c.sameKeyTTL(db, p)
+			c.add(db, p.name, "value of the %s: %s", p.kind(), diff)
+		default:
+			c.sameKeyTTL(db, p)
+			c.sameFieldTTLs(db, p.name, w, g)
 		}
 	}
-	return nil
-}
-
-// sameTime compares two expiry times, or two TTLs, of which a negative one is none.
-func (c *comparison) sameTime(a, b int64) bool {
-	if a < 0 || b < 0 {
-		return a < 0 && b < 0
-	}
-	return max(a-b, b-a) <= c.o.TTLTolerance.Milliseconds()
-}
-
-func (c *comparison) timeText(ms int64) string {
-	switch {
-	case ms < 0:
-		return "none"
-	case !c.exact:
-		return fmt.Sprintf("in %d ms", ms)
-	default:
-		return fmt.Sprintf("at %d", ms)
-	}
+	return passing, nil
 }
 
 // both runs two functions at the same time: one for each server.

@@ -136,20 +136,21 @@ func TestCompareFindsOneChange(t *testing.T) {
 				for _, cmd := range tt.do {
 					got.DB(tt.db).Do(t, cmd...)
 				}
-				what := tt.what
-				if !b.Has70() {
-					what = strings.Replace(what, "TTL at ", "TTL in ", 1)
-				}
-				found := Compare(t, want, got, CompareOptions{})
-				switch {
-				case what == "" && len(found) > 0:
-					t.Errorf("found %v, want no difference", found)
-				case what != "" && (len(found) != 1 || !strings.HasPrefix(found[0].What, what) || found[0].DB != tt.db):
-					t.Errorf("found %v, want one in database %d: %s", found, tt.db, what)
-				}
+				oneDifference(t, Compare(t, want, got, CompareOptions{}), tt.db, tt.what)
 			})
 		}
 	})
+}
+
+// oneDifference checks that there is one difference, which begins so; none when what is empty.
+func oneDifference(t *testing.T, found []Difference, db int, what string) {
+	t.Helper()
+	switch {
+	case what == "" && len(found) > 0:
+		t.Errorf("found %v, want no difference", found)
+	case what != "" && (len(found) != 1 || !strings.HasPrefix(found[0].What, what) || found[0].DB != db):
+		t.Errorf("found %v, want one in database %d: %s", found, db, what)
+	}
 }
 
 func TestCompareStopsAtMax(t *testing.T) {

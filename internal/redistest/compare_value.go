@@ -9,28 +9,26 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// typed is a key and the type of its value.
-type typed struct{ name, kind string }
-
 // value is a key's value in a form that does not depend on its encoding: one line for each element, sorted where order has no meaning.
 type value struct {
+	gone  bool // there is no such key, or a hash of which no field is left
 	lines []string
 	ttls  map[string]int64 // of hash fields that have one, by line
 }
 
-// ttl is a field's expiry time in ms, -1 for none.
-func (v value) ttl(i int) int64 {
-	if ms, ok := v.ttls[v.lines[i]]; ok {
+// ttl is the expiry time of a line's field in Unix ms, -1 for none.
+func (v value) ttl(line string) int64 {
+	if ms, ok := v.ttls[line]; ok {
 		return ms
 	}
 	return -1
 }
 
 // values reads the keys' values with one pipeline, and the TTLs of hash fields with another.
-func values(d *Database, keys []typed, view streamView) ([]value, error) {
+func values(d *Database, keys []keyPair, view streamView) ([]value, error) {
 	cmds := make([][]string, len(keys))
 	for i, key := range keys {
-		switch key.kind {
+		switch key.kind() {
 		case "string":
 			cmds[i] = []string{"GET", key.name}
 		case "list":
@@ -44,7 +42,7 @@ func values(d *Database, keys []typed, view streamView) ([]value, error) {
 		case "stream":
 			cmds[i] = []string{"XINFO", "STREAM", key.name, "FULL", "COUNT", "0"}
 		default:
-			return nil, fmt.Errorf("key %q: cannot compare values of type %s", key.name, key.kind)
+			return nil, fmt.Errorf("key %q: cannot compare values of type %s", key.name, key.kind())
 		}
 	}
 	replies, err := d.Pipeline(cmds...)
@@ -54,17 +52,27 @@ func values(d *Database, keys []typed, view streamView) ([]value, error) {
 	out := make([]value, len(keys))
 	for i, key := range keys {
 		m, err := replies[i].ToMessage()
-		if err != nil && !rueidis.IsRedisNil(err) {
+		if out[i].gone = absent(err); out[i].gone {
+			continue
+		}
+		if err == nil {
+			out[i].lines, err = lines(m, key.kind(), view)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("key %q: %w", key.name, err)
 		}
-		if out[i].lines, err = lines(m, key.kind, view); err != nil {
-			return nil, fmt.Errorf("key %q: %w", key.name, err)
-		}
+		out[i].gone = len(out[i].lines) == 0
 	}
 	if d.s.Build.HasFieldTTL() {
 		err = fieldTTLs(d, keys, replies, out)
 	}
 	return out, err
+}
+
+// absent tells the answer to GET, and that to XINFO, for a key that is not there.
+func absent(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && (reply.IsNil() || reply.Error() == "ERR no such key" || reply.Error() == "no such key")
 }
 
 func lines(m rueidis.RedisMessage, kind string, view streamView) ([]string, error) {
@@ -110,8 +118,8 @@ func pairs(list []string) []string {
 
 func keyed(a, b string) string { return strconv.Itoa(len(a)) + ":" + a + "=" + b }
 
-// fieldTTLs reads HPEXPIRETIME of all fields of the hashes among keys.
-func fieldTTLs(d *Database, keys []typed, replies []rueidis.RedisResult, out []value) error {
+// fieldTTLs reads HPEXPIRETIME of all fields of the hashes among keys. A field that has expired since they were read is left out.
+func fieldTTLs(d *Database, keys []keyPair, replies []rueidis.RedisResult, out []value) error {
 	type chunk struct {
 		key   int
 		pairs []string
@@ -119,7 +127,7 @@ func fieldTTLs(d *Database, keys []typed, replies []rueidis.RedisResult, out []v
 	var chunks []chunk
 	var cmds [][]string
 	for i, key := range keys {
-		if key.kind != "hash" {
+		if key.kind() != "hash" {
 			continue
 		}
 		list, err := replies[i].AsStrSlice()
@@ -148,10 +156,13 @@ func fieldTTLs(d *Database, keys []typed, replies []rueidis.RedisResult, out []v
 			return fmt.Errorf("key %q: field TTLs: %w", keys[c.key].name, err)
 		}
 		for f, ms := range times {
-			if ms >= 0 {
-				out[c.key].ttls[keyed(c.pairs[2*f], c.pairs[2*f+1])] = ms
-			}
+			out[c.key].ttls[keyed(c.pairs[2*f], c.pairs[2*f+1])] = ms
 		}
+	}
+	for i := range out {
+		v := &out[i]
+		v.lines = slices.DeleteFunc(v.lines, func(line string) bool { return v.ttls[line] == noField })
+		v.gone = len(v.lines) == 0
 	}
 	return nil
 }

@@ -28,6 +28,7 @@ type Server struct {
 	opts options
 	port int
 	tls  *Certificates // nil without TLS
+	env  []string      // nil for the test's own
 
 	mu        sync.Mutex
 	process   *Process
@@ -41,6 +42,7 @@ type options struct {
 	tls      bool
 	unix     string
 	cluster  bool
+	clock    time.Duration
 
 	sentinel     bool
 	certificates *Certificates // of another server, to use instead of new ones
@@ -100,6 +102,12 @@ func Start(t TB, b Build, opts ...Option) *Server {
 	}
 	if s.tls = s.opts.certificates; s.opts.tls && s.tls == nil {
 		s.tls = NewCertificates(t, s.Dir)
+	}
+	if s.opts.clock != 0 {
+		var err error
+		if s.env, err = clockEnv(s.Dir, s.opts.clock); err != nil {
+			t.Skipf("no server with another clock here: %v", err)
+		}
 	}
 	t.Cleanup(func() {
 		s.Kill()
@@ -186,7 +194,7 @@ func (s *Server) launch() error {
 	if s.opts.sentinel {
 		cmd.Args = append(cmd.Args, "--sentinel")
 	}
-	cmd.Dir = s.Dir
+	cmd.Dir, cmd.Env = s.Dir, s.env
 	var said bytes.Buffer // before it has opened its log
 	cmd.Stdout, cmd.Stderr = &said, &said
 	p, err := startProcess(cmd)
