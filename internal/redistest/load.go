@@ -14,13 +14,13 @@ import (
 
 // LoadOptions say what [Load] and [StartLoad] write.
 type LoadOptions struct {
-	Seed      uint64 // the same seed makes the same commands
+	Seed      uint64 // the same seed makes the same commands, but for moments as PEXPIREAT takes them, which follow the clock
 	Writers   int    // connections that write at the same time; 0 means 1
 	Keys      int    // of each type; 0 means 20: few, so that commands meet
 	Databases int    // written to in turn; 0 means 4
 	Rate      int    // commands a second, all writers together; 0 means as fast as it goes
 	Commands  int64  // end after about so many acknowledged commands; 0 means until ctx ends
-	TTL       bool   // expiry times of keys, and of fields where they exist, most so short that keys expire while the load runs
+	TTL       bool   // expiry times of keys, and of fields where they exist: a few are long, most pass within ten seconds
 	SwapDB    bool   // SWAPDB now and then
 	Flush     bool   // FLUSHDB now and then
 }
@@ -177,7 +177,11 @@ func (w *writer) next() [][]string {
 	case r < 160:
 		cmds := [][]string{{"MULTI"}}
 		for range 1 + w.rng.IntN(6) {
-			cmds = append(cmds, w.command()...)
+			if w.o.TTL && w.rng.IntN(4) == 0 {
+				cmds = append(cmds, w.expiry()...)
+			} else {
+				cmds = append(cmds, w.command()...)
+			}
 		}
 		if w.rng.IntN(5) == 0 { // a transaction may go on in another database
 			w.db = w.rng.IntN(w.o.Databases)
@@ -188,7 +192,7 @@ func (w *writer) next() [][]string {
 		return [][]string{{"SWAPDB", strconv.Itoa(w.rng.IntN(w.o.Databases)), strconv.Itoa(w.rng.IntN(w.o.Databases))}}
 	case r == 161 && w.o.Flush:
 		return [][]string{{"FLUSHDB"}}
-	case r < 220 && w.o.TTL:
+	case r < 400 && w.o.TTL:
 		return w.expiry()
 	}
 	return w.command()
@@ -236,7 +240,7 @@ func (w *writer) command() [][]string {
 	case 19:
 		return one("DEL", w.key("list"), w.key("string"), w.key("counter"))
 	case 20:
-		return one("MOVE", w.key("counter"), strconv.Itoa((w.db+1+w.rng.IntN(max(1, w.o.Databases-1)))%w.o.Databases))
+		return one("MOVE", w.key("counter"), w.otherDB())
 	case 21:
 		if w.s.Build.Has70() { // COPY came with 6.2
 			return one("COPY", w.key("list"), w.key("list"), "REPLACE")
@@ -246,6 +250,11 @@ func (w *writer) command() [][]string {
 		return one("EVAL", "redis.call('INCR', KEYS[1]); redis.call('RPUSH', KEYS[2], ARGV[1]); return redis.call('HINCRBY', KEYS[3], 'f', 1)",
 			"3", w.key("counter"), w.key("list"), w.key("hash"), w.word())
 	}
+}
+
+// otherDB is one of the load's databases in which the writer is not, if there are several.
+func (w *writer) otherDB() string {
+	return strconv.Itoa((w.db + 1 + w.rng.IntN(max(1, w.o.Databases-1))) % w.o.Databases)
 }
 
 // create is a command after which the key is there.
@@ -277,26 +286,4 @@ func (w *writer) stream() [][]string {
 		{"XGROUP", "CREATE", key, "group", "0"},
 		{"XREADGROUP", "GROUP", "group", w.word(), "COUNT", "5", "STREAMS", key, ">"},
 	}
-}
-
-// expiry is a write with a TTL: long, or so short that it passes while the load runs.
-func (w *writer) expiry() [][]string {
-	ms := strconv.Itoa(1 + w.rng.IntN(300))
-	if w.rng.IntN(3) == 0 {
-		ms = strconv.Itoa(3_600_000 + w.rng.IntN(1_000_000))
-	}
-	switch w.rng.IntN(5) {
-	case 0:
-		return [][]string{{"SET", w.key("string"), w.word(), "PX", ms}}
-	case 1:
-		return [][]string{{"PEXPIRE", w.key("list"), ms}}
-	case 2:
-		return [][]string{{"PERSIST", w.key("counter")}}
-	case 3:
-		if w.s.Build.HasFieldTTL() {
-			key := w.key("hash")
-			return [][]string{{"HINCRBY", key, "f", "1"}, {"HPEXPIRE", key, ms, "FIELDS", "1", "f"}}
-		}
-	}
-	return [][]string{{"PEXPIRE", w.key("counter"), ms}}
 }

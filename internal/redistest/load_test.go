@@ -2,6 +2,9 @@ package redistest
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,6 +39,66 @@ func TestLoad(t *testing.T) {
 		replica.Do(t, "REPLICAOF", "NO", "ONE")
 		AssertEqual(t, s, replica, CompareOptions{})
 	})
+}
+
+// Keys and fields that expire all the time: the replica's and its source's are the same afterwards.
+func TestLoadTTL(t *testing.T) {
+	each(t, func(t *testing.T, b Build) {
+		t.Parallel()
+		s := Start(t, b)
+		replica := Start(t, b, ReplicaOf(s), Config("replica-read-only no"))
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		result, err := Load(ctx, s, LoadOptions{Seed: 8, Writers: 2, Keys: 100, Rate: 10_000, SwapDB: true, TTL: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.Refused > result.Acknowledged/20 {
+			t.Errorf("%+v: too many were refused", result)
+		}
+		stats := s.Info(t, "commandstats")
+		cmds := "set setex expire pexpire pexpireat persist rename move unlink restore"
+		if b.Has70() {
+			cmds += " getex copy"
+		}
+		if b.HasFieldTTL() {
+			cmds += " hsetex hgetex hexpire hpexpire hpexpireat hpersist"
+		}
+		for _, cmd := range strings.Fields(cmds) {
+			if stats["cmdstat_"+cmd] == "" {
+				t.Errorf("no %s among the commands", cmd)
+			}
+		}
+		for _, stat := range []string{"expired_keys", "expired_subkeys", "expired_fields"} {
+			if n, known := s.Info(t, "stats")[stat]; known && len(n) < 2 {
+				t.Errorf("%s: %s, want many", stat, n)
+			}
+		}
+		if !within(10*time.Second, func() bool { return replica.Offset(t) == s.Offset(t) }) {
+			t.Fatal("the replica does not catch up")
+		}
+		replica.Do(t, "REPLICAOF", "NO", "ONE")
+		AssertEqual(t, s, replica, CompareOptions{})
+	})
+}
+
+// The same seed makes the same commands, moments aside.
+func TestLoadTTLIsRepeatable(t *testing.T) {
+	for _, b := range Servers(t) {
+		var steps [2][]string
+		for run := range steps {
+			w := &writer{s: &Server{Build: b}, o: LoadOptions{Keys: 20, Databases: 4, TTL: true}, rng: rand.New(rand.NewPCG(3, 0))}
+			for range 3000 {
+				steps[run] = append(steps[run], fmt.Sprint(w.next()))
+			}
+		}
+		moment := regexp.MustCompile(`\b\d{13}\b`)
+		for i := range steps[0] {
+			if one, two := moment.ReplaceAllString(steps[0][i], "moment"), moment.ReplaceAllString(steps[1][i], "moment"); one != two {
+				t.Fatalf("%s: step %d is %s, and then %s", b.Name, i, one, two)
+			}
+		}
+	}
 }
 
 func TestLoadRate(t *testing.T) {
