@@ -88,7 +88,7 @@ func (d *demo) tell(ctx context.Context) error {
 // conclude compares the servers, prints what happened and gives the verdict.
 func (d *demo) conclude(written redistest.LoadResult, began time.Time) error {
 	d.say("Both servers are compared, key by key:")
-	found := redistest.Compare(d, d.source, d.target, redistest.CompareOptions{})
+	found := redistest.Compare(d, d.source, d.target, redistest.CompareOptions{Settled: true})
 	r := result{
 		want: d.count(d.source), got: d.count(d.target), written: written, differences: found, took: time.Since(began),
 		full: d.stat("sync_full"), partial: d.stat("sync_partial_ok"),

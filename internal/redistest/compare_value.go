@@ -72,7 +72,7 @@ func values(d *Database, keys []keyPair, view streamView) ([]value, error) {
 // absent tells the answer to GET, and that to XINFO, for a key that is not there.
 func absent(err error) bool {
 	reply, ok := rueidis.IsRedisErr(err)
-	return ok && (reply.IsNil() || reply.Error() == "ERR no such key" || reply.Error() == "no such key")
+	return rueidis.IsRedisNil(err) || ok && reply.Error() == "no such key"
 }
 
 func lines(m rueidis.RedisMessage, kind string, view streamView) ([]string, error) {

@@ -1,10 +1,12 @@
 package redistest
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -16,10 +18,15 @@ type FillOptions struct {
 	Databases int    // spread over so many; 0 means 16
 	Big       bool   // one collection of 100 000 elements of each type, too
 	NoTTL     bool   // no expiry times, of keys or of fields
+
+	Volatile       float64       // the share of keys with a TTL; 0 means a fifth
+	MinTTL, MaxTTL time.Duration // between which it lies; 0 means ten minutes and ten hours
+	Expired        int           // so many keys that have expired and are still there, and as many hashes with such a field where the server knows them
 }
 
-// Fill writes a keyspace with every type and encoding that the server's version knows: see shapes. A fifth of the keys have a TTL, of ten
-// minutes to ten hours, some keys are binary, long, empty or look like numbers, and there are functions where the server has them.
+// Fill writes a keyspace with every type and encoding that the server's version knows: see shapes. Some of the keys have a TTL, three of them of 60
+// and 260 years and until the year 3000, some keys are binary, long, empty or look like numbers, and there are functions where the server has
+// them. With Expired the server's active expiry is off afterwards, until DEBUG SET-ACTIVE-EXPIRE 1; a look at such a key deletes it.
 func Fill(t TB, s *Server, o FillOptions) {
 	t.Helper()
 	if o.Keys == 0 {
@@ -28,6 +35,10 @@ func Fill(t TB, s *Server, o FillOptions) {
 	if o.Databases == 0 {
 		o.Databases = 16
 	}
+	if o.Volatile == 0 {
+		o.Volatile = 0.2
+	}
+	o.MinTTL, o.MaxTTL = cmp.Or(o.MinTTL, 10*time.Minute), cmp.Or(o.MaxTTL, 10*time.Hour)
 	f := &filler{s: s, o: o, rng: rand.New(rand.NewPCG(o.Seed, 1)), queued: map[int][][]string{}}
 	if err := f.run(); err != nil {
 		t.Fatalf("fill %s: %v", s.Build.Name, err)
@@ -72,6 +83,10 @@ func (f *filler) run() error {
 		f.db = 0
 		f.big()
 	}
+	if !f.o.NoTTL {
+		f.db = 0
+		f.farTTLs()
+	}
 	if f.s.Build.Has70() {
 		f.db = 0
 		for i := range 3 {
@@ -79,6 +94,7 @@ func (f *filler) run() error {
 				"#!lua name=library%d\nredis.register_function('f%d', function(keys, args) return redis.call('INCRBY', keys[1], %d) end)", i, i, f.rng.IntN(100)))
 		}
 	}
+	f.expired()
 	f.flush()
 	if f.err == nil && lowered {
 		f.err = f.s.TryDo("DEBUG", "QUICKLIST-PACKED-THRESHOLD", "0")
@@ -86,14 +102,57 @@ func (f *filler) run() error {
 	return f.err
 }
 
+// farTTLs makes keys, and fields, that outlive any migration.
+func (f *filler) farTTLs() {
+	const year = 365 * 24 * time.Hour / time.Millisecond
+	const in3000 = 32_503_680_000_000
+	now := time.Now().UnixMilli()
+	for i, ms := range []int64{now + 60*int64(year), now + 260*int64(year), in3000} {
+		key, at := fmt.Sprint("far:", i), strconv.FormatInt(ms, 10)
+		f.do("SET", key, "v")
+		f.do("PEXPIREAT", key, at)
+		if f.s.Build.HasFieldTTL() {
+			key := fmt.Sprint("far:field:", i)
+			f.hash(key, 3, 20)
+			f.do("HPEXPIREAT", key, at, "FIELDS", "1", "f1")
+		}
+	}
+}
+
+// expired makes keys, and fields, whose time is over when it returns, and which nobody deletes.
+func (f *filler) expired() {
+	if f.o.Expired == 0 || f.err != nil {
+		return
+	}
+	if f.err = f.s.TryDo("DEBUG", "SET-ACTIVE-EXPIRE", "0"); f.err != nil {
+		return
+	}
+	for i := range f.o.Expired {
+		f.db = i % f.o.Databases
+		f.do("SET", fmt.Sprint("expired:", i), "v", "PX", "1")
+		if f.s.Build.HasFieldTTL() {
+			key := fmt.Sprint("expired:field:", i)
+			f.hash(key, 3, 20)
+			f.do("HPEXPIRE", key, "1", "FIELDS", "1", "f1")
+		}
+	}
+	f.flush()
+	time.Sleep(5 * time.Millisecond) // no server can be asked without deleting them
+}
+
 // key makes key i with a value of that shape, and perhaps a TTL.
 func (f *filler) key(i int, s shape) {
 	f.db = i % f.o.Databases
 	name := f.name(i, s.name)
 	s.make(f, name)
-	if !f.o.NoTTL && f.rng.IntN(5) == 0 {
-		f.do("PEXPIRE", name, strconv.Itoa(600_000+f.rng.IntN(36_000_000)))
+	if !f.o.NoTTL && f.rng.Float64() < f.o.Volatile {
+		f.do("PEXPIRE", name, f.ttl())
 	}
+}
+
+// ttl is a TTL in ms.
+func (f *filler) ttl() string {
+	return milliseconds(f.o.MinTTL + time.Duration(f.rng.Int64N(int64(max(1, f.o.MaxTTL-f.o.MinTTL)))))
 }
 
 // name makes a key: most are plain, some are what a program may stumble over.

@@ -104,7 +104,7 @@ func (f *filler) hash(key string, n, size int) {
 // fieldTTL gives the first n fields of hash a TTL each.
 func (f *filler) fieldTTL(key string, n int) {
 	for i := range n {
-		f.do("HPEXPIRE", key, strconv.Itoa(600_000+f.rng.IntN(36_000_000)), "FIELDS", "1", fmt.Sprint("f", i))
+		f.do("HPEXPIRE", key, f.ttl(), "FIELDS", "1", fmt.Sprint("f", i))
 	}
 }
 
