@@ -47,7 +47,7 @@ func TestLoadTTL(t *testing.T) {
 		t.Parallel()
 		s := Start(t, b)
 		replica := Start(t, b, ReplicaOf(s), Config("replica-read-only no"))
-		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		result, err := Load(ctx, s, LoadOptions{Seed: 8, Writers: 2, Keys: 100, Rate: 10_000, SwapDB: true, TTL: true})
 		if err != nil {
