@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -70,7 +71,11 @@ type Applier struct {
 	expiries expiries
 	settling bool  // expiries are no longer shifted: commands that copy or compare some have those settled first
 	swapped  int64 // the offset behind the stream's last SWAPDB, which moves what has been settled
+	settled  bool  // nothing in the target is shifted any more, nor will be
+	taken    int64 // the offset behind the last unit; 0 before the first since Resume
 	rewriter rewriter
+
+	writing atomic.Bool // Commit has something to write
 
 	// careful: after a refusal only one transaction at a time is underway, until then.
 	careful time.Time
@@ -97,7 +102,9 @@ func New(c Config) *Applier {
 	if c.TTLGrace <= 0 {
 		c.TTLGrace = defaultTTLGrace
 	}
-	return &Applier{Config: c, first: true, queue: newQueue(), expiries: expiries{shift: c.Expiry == Shift}, moved: make(chan struct{})}
+	a := &Applier{Config: c, first: true, queue: newQueue(), moved: make(chan struct{})}
+	a.resetExpiries()
+	return a
 }
 
 const (
@@ -137,6 +144,7 @@ func (a *Applier) setCheckpointed() {
 // Resume implements [replica.Sink].
 func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.Resume, error) {
 	a.queue.reset()
+	a.resetExpiries()
 	a.imports.set(false) // until it is certain that the checkpoint says how it was before
 	if err := a.connect(ctx); err != nil {
 		return replica.Resume{}, err

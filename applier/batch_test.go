@@ -374,7 +374,7 @@ func TestSettle(t *testing.T) {
 		{4, at(50), 30},
 		{3, at(40), 50},
 	} {
-		l.settle(&keyBatch{seq: step.seq, end: step.end, keys: make([]loadKey, 3)})
+		l.landed(&keyBatch{seq: step.seq, end: step.end, keys: make([]loadKey, 3)})
 		if l.done.scan.Offset != step.want || l.done.db != int(step.want) {
 			t.Errorf("with batch %d: all is in up to %+v, want %d", step.seq, l.done, step.want)
 		}

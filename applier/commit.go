@@ -40,6 +40,7 @@ func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 			}
 		}
 		b.close(u)
+		a.taken = u.End.Offset
 		return nil
 	})
 }
@@ -48,6 +49,7 @@ func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 func (a *Applier) Commit(ctx context.Context) error {
 	idle := time.NewTicker(time.Second)
 	defer idle.Stop()
+	defer a.writing.Store(false)
 	var last time.Time
 	for {
 		if time.Since(last) < linger && a.queue.few(gatherBelow) {
@@ -66,13 +68,15 @@ func (a *Applier) Commit(ctx context.Context) error {
 				return err
 			}
 			if ctx.Err() != nil {
-				return nil
+				return a.saySettled(ctx)
 			}
 			continue
 		}
+		a.writing.Store(true)
 		if err := a.write(ctx, b); err != nil {
 			return err
 		}
+		a.writing.Store(false)
 		last = time.Now()
 	}
 }

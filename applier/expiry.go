@@ -1,5 +1,7 @@
 package applier
 
+import "context"
+
 // A target is a primary: it expires keys by itself, and so would lose one whose TTL is renewed on the source before the renewal has arrived here. A real replica never
 // does that; it waits for the source's DEL. To be like it on any target, every expiry is written *shifted* by a constant, so that nothing expires here, and the
 // source's own DEL, UNLINK and HDEL do the expiring, in order. Settling brings the expiries back (design: Expiry).
@@ -51,3 +53,91 @@ func (x expiries) moment(ms, shift int64) int64 {
 
 // isShifted tells a shifted moment.
 func isShifted(ms, shift int64) bool { return ms >= shift && ms < shift+distant }
+
+// usual is how this migration writes expiries, but while it settles.
+func (a *Applier) usual() expiries { return expiries{shift: a.Expiry == Shift} }
+
+// writeExpiries has the units to come written so, and returns the offset up to which they are written as before.
+func (a *Applier) writeExpiries(x expiries, settling bool) (from int64) {
+	a.queue.mu.Lock()
+	defer a.queue.mu.Unlock()
+	a.expiries, a.settling = x, settling
+	return a.taken
+}
+
+// resetExpiries is for a beginning: whatever was settled before, from here on the target may be behind again.
+func (a *Applier) resetExpiries() {
+	a.writeExpiries(a.usual(), false)
+	a.queue.mu.Lock()
+	defer a.queue.mu.Unlock()
+	a.settled, a.taken, a.swapped = false, 0, 0
+}
+
+// Settle implements [replica.Sink].
+func (a *Applier) Settle(ctx context.Context) error {
+	if a.Expiry == Shift {
+		if err := a.settle(ctx); err != nil {
+			a.writeExpiries(a.usual(), false)
+			return err
+		}
+	}
+	a.queue.mu.Lock()
+	defer a.queue.mu.Unlock()
+	a.settled = true
+	return nil
+}
+
+// settle settles what is in the target, while nothing shifted comes to it any more. A SWAPDB takes keys to where they were looked for already: then all is looked at once more.
+func (a *Applier) settle(ctx context.Context) error {
+	from := a.writeExpiries(expiries{grace: a.TTLGrace.Milliseconds()}, true)
+	s := &settler{target: a.Target, grace: a.TTLGrace, fields: true, busy: a.writing.Load, report: a.showSettling}
+	for {
+		swapped := a.lastSwap()
+		if err := a.reach(ctx, max(from, swapped)); err != nil {
+			return err
+		}
+		if err := s.run(ctx, a.client, a.owner); err != nil {
+			return err
+		}
+		if a.lastSwap() == swapped {
+			return nil
+		}
+	}
+}
+
+func (a *Applier) lastSwap() int64 {
+	a.queue.mu.Lock()
+	defer a.queue.mu.Unlock()
+	return a.swapped
+}
+
+// reach waits until the target has everything up to offset.
+func (a *Applier) reach(ctx context.Context, offset int64) error {
+	for have, moved := a.Checkpointed(); have < offset; have, moved = a.Checkpointed() {
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (a *Applier) showSettling(s Settling) {
+	a.Status.SettleSeen.Store(s.Looked)
+	a.Status.SettleTotal.Store(s.Keys)
+	a.Status.Settled.Store(s.Settled + s.Fields)
+}
+
+// saySettled is Commit's last word after Settle has come to its end: the checkpoint says that expiries are as they are, and import mode is over.
+func (a *Applier) saySettled(ctx context.Context) error {
+	a.queue.mu.Lock()
+	settled := a.settled
+	a.queue.mu.Unlock()
+	if !settled {
+		return nil
+	}
+	ctx, cancel := lasting(ctx)
+	defer cancel()
+	return a.changeExpiry(ctx, AsIs)
+}

@@ -84,7 +84,7 @@ func (a *Applier) land(ctx context.Context, f *flight, before error) (committed 
 		case !v.committed:
 			err = a.refused(f.b, v)
 		default:
-			a.settle(f.b, f.from+committed, t)
+			a.account(f.b, f.from+committed, t)
 			committed = t.last - f.from
 			failed = append(failed, v.failed...)
 		}
@@ -187,8 +187,8 @@ func (a *Applier) restoreOwner(p *pipeline) {
 	p.queue(0, p.b.Set().Key(checkpoint.FenceKey(a.Name)).Value(a.owner.fenceValue()).Build(), refOwn)
 }
 
-// settle takes a committed transaction into the record. It began with unit from.
-func (a *Applier) settle(b *batch, from int, t *transaction) {
+// account takes a committed transaction into the record. It began with unit from.
+func (a *Applier) account(b *batch, from int, t *transaction) {
 	u := b.units[t.last-1]
 	a.rec.ReplID, a.rec.Offset, a.rec.DB, a.rec.Checked = u.end.ReplID, u.end.Offset, u.end.DB, u.end.Offset
 	first, _ := b.commands(from)

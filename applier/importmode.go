@@ -82,15 +82,6 @@ func (a *Applier) takeUpExpiry(ctx context.Context) error {
 	return nil
 }
 
-// endImport puts the target's import mode back to what it was before the migration; from then on the target expires by itself. It does nothing where that is done, or where
-// there was no such mode. The run ends with it: the next Resume would take the mode up again.
-func (a *Applier) endImport(ctx context.Context) error {
-	if a.rec.ImportWas == "" {
-		return nil
-	}
-	return a.changeExpiry(ctx, AsIs)
-}
-
 // changeExpiry stores how the target's expiries are written from now on. Import mode is switched on, or back to what it was, in the same fenced transaction: whoever is killed
 // leaves a checkpoint that knows, and whoever was replaced switches nothing. No Commit may be running.
 func (a *Applier) changeExpiry(ctx context.Context, to Expiry) error {

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"redferry/applier"
 	"redferry/applier/checkpoint"
 	"redferry/internal/redistest"
@@ -33,31 +31,6 @@ func importers(t *testing.T) (builds []redistest.Build) {
 func importMode(t *testing.T, s *redistest.Server) string {
 	t.Helper()
 	return s.DoStrings(t, "CONFIG", "GET", "import-mode")[1]
-}
-
-// endImport does what the end of a migration does, twice.
-func endImport(t *testing.T, m *migration) {
-	t.Helper()
-	home, err := applier.OpenHome(m.dir, m.apply.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer home.Close()
-	c := m.apply
-	c.Home, c.Status, c.Log = home, &replica.Status{}, zerolog.Nop()
-	if c.Target, err = replica.ParseEndpoint(m.target, m.dstTLS); err != nil {
-		t.Fatal(err)
-	}
-	a := applier.New(c)
-	defer a.Close()
-	if _, err := a.Resume(context.Background(), replica.SourceInfo{}); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := applier.EndImport(a, context.Background()); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // shortLived is a source with a key that lives a second and is renewed all the time, another one that is only counted up, and enough beside them to keep a throttled target
@@ -103,10 +76,10 @@ func loadSlowly(t *testing.T, m *migration, proxy *redistest.Proxy, settled func
 	r.until(t, replica.CatchingUp, "")
 	proxy.Throttle(redistest.FromClient, 0)
 	settled()
+	r.until(t, replica.InSync, "")
 	if err := r.end(); err != nil {
 		t.Fatal(err)
 	}
-	m.finish(t)
 }
 
 // T59, in import mode: a key whose TTL runs out while the snapshot is loaded is there when its renewal comes. Without it, it is lost, and a counter lives for ever.
@@ -126,7 +99,7 @@ func TestImportMode(t *testing.T) {
 					t.Errorf("before the end: mode %s, %+v", importMode(t, dst), rec)
 				}
 				redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
-				endImport(t, m)
+				m.finish(t)
 				if rec := mustRecord(t, dst); importMode(t, dst) != was || rec.Expiry != "as-is" || rec.ImportWas != "" {
 					t.Errorf("after the end: mode %s, %+v", importMode(t, dst), rec)
 				}
@@ -283,7 +256,6 @@ func TestImportModeIsPutBackAfterAKill(t *testing.T) {
 			m.apply.Takeover = true
 			m.finish(t)
 			redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
-			endImport(t, m)
 			if got := importMode(t, dst); got != "no" {
 				t.Errorf("the mode is %s", got)
 			}
@@ -388,7 +360,11 @@ func TestExpiryMayNotChange(t *testing.T) {
 				wantStop(t, m.start(t).wait(t), replica.Decide, "go on with --expiry="+tt.was)
 				return
 			}
-			m.finish(t)
+			r := m.start(t)
+			r.until(t, replica.InSync, "")
+			if err := r.end(); err != nil {
+				t.Fatal(err)
+			}
 			reply := dst.Do(t, "HGETALL", key)
 			fields, err := reply.AsStrMap()
 			if err != nil || fields["expiry"] != string(tt.now) || fields["format"] != "2" || (fields["import_was"] == "no") != (tt.now == applier.Import) {

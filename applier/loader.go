@@ -38,6 +38,9 @@ type loader struct {
 	full  chan *keyBatch    // to write; closed when the RDB is through
 	seq   int64
 
+	expiries expiries             // how they are written
+	field    func(ms int64) int64 // likewise, those of hash fields; nil for as they are
+
 	mu      sync.Mutex
 	written map[int64]progress // where batches end that are in, but not all before them
 	next    int64              // the first batch that is not in
@@ -68,7 +71,10 @@ func newLoader(a *Applier, r *rdbstream.Reader, from progress) *loader {
 	n := 2*a.Pipelines + 1
 	l := &loader{
 		a: a, r: r, db: from.db, cur: &keyBatch{}, empty: make(chan *keyBatch, n), full: make(chan *keyBatch, n),
-		written: map[int64]progress{}, done: from,
+		expiries: a.usual(), written: map[int64]progress{}, done: from,
+	}
+	if l.expiries != (expiries{}) {
+		l.field = l.expiries.field
 	}
 	for range n {
 		l.empty <- &keyBatch{}
@@ -92,12 +98,12 @@ func (l *loader) add(ctx context.Context, e *rdbstream.Entry) error {
 	b := l.cur
 	k := loadKey{db: e.DB, typ: e.Type, idle: e.Idle, freq: e.Freq, offset: e.Offset}
 	if e.HasExpire {
-		k.expireAt = l.a.expiries.key(max(1, e.ExpireAt)) // 0 means none to RESTORE, and a negative one is refused
+		k.expireAt = l.expiries.key(max(1, e.ExpireAt)) // 0 means none to RESTORE, and a negative one is refused
 	}
 	b.bytes = append(b.bytes, e.Key...)
 	k.key = len(b.bytes)
 	var err error
-	if b.bytes, err = rdbstream.AppendDump(b.bytes, e); err != nil {
+	if b.bytes, err = rdbstream.AppendDumpMapped(b.bytes, e, l.field); err != nil {
 		return readError(fmt.Errorf("key %q in db %d: %w", e.Key, e.DB, err))
 	}
 	k.payload = len(b.bytes)
@@ -146,7 +152,7 @@ func (l *loader) write(ctx context.Context) error {
 		if err := l.writeBatch(ctx, &s, b); err != nil {
 			return err
 		}
-		l.settle(b)
+		l.landed(b)
 		b.reset()
 		select {
 		case l.empty <- b:
@@ -204,8 +210,8 @@ func (l *loader) refuse(ctx context.Context, db int, command [][]byte, offset in
 	})
 }
 
-// settle notes that a batch is in the target, and how far everything before it is.
-func (l *loader) settle(b *keyBatch) {
+// landed notes that a batch is in the target, and how far everything before it is.
+func (l *loader) landed(b *keyBatch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.a.Status.SnapshotKeys.Add(int64(len(b.keys)))

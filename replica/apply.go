@@ -174,7 +174,7 @@ func (r *run) stream(ctx context.Context, at Position) error {
 	g.Go(func() error { return r.pass(gctx) })
 	g.Go(func() error { return r.settle(gctx) })
 	err = g.Wait()
-	if AsStop(committed) != nil && AsStop(err) == nil {
+	if AsStop(committed) != nil && AsStop(err) == nil || committed != nil && errors.Is(err, errStopAt) {
 		err = committed // found while it drained, after another had ended the group
 	}
 	if have, _ := r.sink.Checkpointed(); have > 0 {

@@ -1,4 +1,0 @@
-package applier
-
-// EndImport is what the end of a migration calls.
-var EndImport = (*Applier).endImport

@@ -1,0 +1,239 @@
+package applier
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"redferry/applier/checkpoint"
+	"redferry/replica"
+)
+
+// Settling is how far the settling of a target is.
+type Settling struct {
+	Pass     int   // the pass that goes on; 0 before the first
+	Keys     int64 // in the target when the pass began
+	Volatile int64 // of them, those with an expiry, be it shifted or not
+	Looked   int64 // keys that the pass has looked at
+	Settled  int64 // keys that were settled, by all passes
+	Fields   int64 // fields of hashes, likewise
+
+	found bool          // the pass has found something shifted
+	again bool          // a whole pass went before it
+	took  time.Duration // that it has gone on for
+}
+
+// Left is about how many keys are shifted still.
+func (s Settling) Left() int64 {
+	if s.again { // the pass looks whether one has slipped through
+		return 0
+	}
+	return int64(float64(s.Volatile) * s.share())
+}
+
+// ETA is how long it will take; 0 when that cannot be told yet.
+func (s Settling) ETA() time.Duration {
+	if s.Looked == 0 {
+		return 0
+	}
+	passes := s.share()
+	if s.found {
+		passes++ // the last one finds none
+	}
+	return time.Duration(passes * float64(s.Keys) / float64(s.Looked) * float64(s.took))
+}
+
+// share is the part of the keys that the pass has yet to look at.
+func (s Settling) share() float64 {
+	if s.Looked >= s.Keys {
+		return 0
+	}
+	return 1 - float64(s.Looked)/float64(s.Keys)
+}
+
+// settler settles a whole target: pass after pass over all its databases, until one has found nothing shifted. Its memory does not grow with the target.
+type settler struct {
+	target replica.Endpoint
+	grace  time.Duration
+	fields bool           // look into hashes, too
+	busy   func() bool    // the target has better to do: take a tenth of its time at most; nil for never
+	report func(Settling) // called by run after each step; nil for nobody
+
+	rewound atomic.Bool
+
+	// The rest belongs to run.
+	client    rueidis.Client
+	owner     *owner
+	history   string // of the server that the cursor is of; empty when there is no pass
+	databases []int  // that the pass goes through
+	db        int    // the one, of these, at which it is
+	cursor    string // where in it
+	at        Settling
+}
+
+// rewind makes a run that goes on begin its pass anew: a SWAPDB has taken keys to where it was already. It is called once that has been written.
+func (s *settler) rewind() { s.rewound.Store(true) }
+
+// run settles until a whole pass has found nothing: from then on nothing in the target is shifted, if nothing was written so from run's beginning on. An error leaves
+// the pass where it is, and the next run goes on there, unless the target is another server by then. client stays the caller's; o is its claim to the migration:
+// once that is void nothing is written any more, and the error is a Stop of kind Fenced, or errLost.
+func (s *settler) run(ctx context.Context, client rueidis.Client, o *owner) error {
+	s.client, s.owner = client, o
+	info, err := s.info(ctx)
+	if err != nil {
+		return err
+	}
+	if now := history(info); s.history == "" { // cursors are a server's own
+		s.history = now
+		s.rewind()
+	}
+	for {
+		if !s.rewound.Load() && s.db < len(s.databases) {
+			if err := s.step(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		whole := !s.rewound.Swap(false)
+		if info, err = s.info(ctx); err != nil {
+			s.history = ""
+			return err
+		}
+		if whole && s.done(info) {
+			s.history = ""
+			return nil
+		}
+		s.begin(info, whole)
+	}
+}
+
+// done tells whether a pass that has come to its end was the last: it has found nothing, and nothing has come to where it was not.
+func (s *settler) done(info map[string]string) bool {
+	databases, _, _ := keyspace(info)
+	appeared := slices.ContainsFunc(databases, func(db int) bool { return !slices.Contains(s.databases, db) })
+	return !s.at.found && !appeared && !s.rewound.Load()
+}
+
+// begin begins a pass; again says that it follows a whole one.
+func (s *settler) begin(info map[string]string, again bool) {
+	s.databases, s.at.Keys, s.at.Volatile = keyspace(info)
+	s.db, s.cursor = 0, "0"
+	s.at.Pass++
+	s.at.Looked, s.at.took, s.at.found, s.at.again = 0, 0, false, again
+	s.tell()
+}
+
+// step settles what comes next in the pass. The cursor moves on once all of it is settled.
+func (s *settler) step(ctx context.Context) error {
+	began := time.Now()
+	reply, err := s.do(ctx, settlePageScript, 5, s.cursor)
+	if err != nil {
+		return err
+	}
+	s.count(reply[2], reply[3])
+	large, _ := reply[4].AsStrSlice()
+	for _, key := range large {
+		if err := s.hash(ctx, key); err != nil {
+			return err
+		}
+	}
+	if s.cursor, _ = reply[0].ToString(); s.cursor == "0" {
+		s.db++
+	}
+	looked, _ := reply[1].AsInt64()
+	s.at.Looked += looked
+	s.at.took += time.Since(began)
+	s.tell()
+	return nil
+}
+
+// hash settles the fields of a large hash, a portion at a time.
+func (s *settler) hash(ctx context.Context, key string) error {
+	for cursor := "0"; ; {
+		reply, err := s.do(ctx, settleHashScript, 3, cursor, key)
+		if err != nil {
+			return err
+		}
+		s.count(reply[1], reply[2])
+		s.tell()
+		if cursor, _ = reply[0].ToString(); cursor == "0" {
+			return nil
+		}
+	}
+}
+
+// count takes what a script says that it has settled.
+func (s *settler) count(keys, fields rueidis.RedisMessage) {
+	k, _ := keys.AsInt64()
+	f, _ := fields.AsInt64()
+	s.at.Settled += k
+	s.at.Fields += f
+	s.at.found = s.at.found || k+f > 0
+}
+
+// do runs a script of the pass, which gives so many replies, and then keeps off the target for as long as it has to.
+func (s *settler) do(ctx context.Context, script string, replies int, cursor string, keys ...string) ([]rueidis.RedisMessage, error) {
+	began := time.Now()
+	reply, err := s.client.Do(ctx, s.client.B().Eval().Script(script).Numkeys(int64(1+len(keys))).Key(checkpoint.OwnerKey(s.owner.name)).Key(keys...).
+		Arg(strconv.FormatInt(s.grace.Milliseconds(), 10), flag(s.fields), strconv.FormatInt(s.owner.epoch, 10), strconv.Itoa(s.databases[s.db]), cursor).Build()).ToArray()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("settle expiries: %w", replica.AuthStop("target", s.target, err))
+	case len(reply) == 1: // the fence
+		if epoch, _ := reply[0].ToString(); parseInt(epoch) > s.owner.epoch {
+			return nil, s.owner.fenced()
+		}
+		return nil, errLost
+	case len(reply) != replies:
+		return nil, fmt.Errorf("settle expiries: the target gave %d replies for %d", len(reply), replies)
+	}
+	if s.busy != nil && s.busy() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(9 * time.Since(began)):
+		}
+	}
+	return reply, nil
+}
+
+func (s *settler) tell() {
+	if s.report != nil {
+		s.report(s.at)
+	}
+}
+
+func (s *settler) info(ctx context.Context) (map[string]string, error) {
+	text, err := s.client.Do(ctx, s.client.B().Info().Build()).ToString()
+	if err != nil {
+		return nil, fmt.Errorf("ask the target what it holds: %w", replica.AuthStop("target", s.target, err))
+	}
+	return replica.ParseInfo(text), nil
+}
+
+// keyspace reads of INFO which of a server's databases have keys, how many these are, and how many of them have an expiry.
+func keyspace(info map[string]string) (databases []int, keys, volatile int64) {
+	for name, stats := range info { // db0:keys=12,expires=3,avg_ttl=0
+		digits, ok := strings.CutPrefix(name, "db")
+		db, err := strconv.Atoi(digits)
+		if !ok || err != nil {
+			continue
+		}
+		databases = append(databases, db)
+		for stat := range strings.SplitSeq(stats, ",") {
+			switch what, n, _ := strings.Cut(stat, "="); what {
+			case "keys":
+				keys += parseInt(n)
+			case "expires":
+				volatile += parseInt(n)
+			}
+		}
+	}
+	slices.Sort(databases)
+	return databases, keys, volatile
+}
