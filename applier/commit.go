@@ -106,7 +106,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 		var nextErr error
 		if f.to == len(b.units) {
 			if following = a.queue.takeFull(f.done); following != nil {
-				next, nextErr = a.launch(ctx, following, 0, f.after())
+				next, nextErr = a.launch(ctx, following, 0, a.after(f))
 			}
 		}
 		_, err = a.land(ctx, f, nil)

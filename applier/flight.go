@@ -27,9 +27,9 @@ type flight struct {
 	done     chan struct{} // closed when the results are there
 }
 
-// after is the record as the target has it once the flight has landed.
-func (f *flight) after() checkpoint.Record {
-	rec, end := f.base, f.b.units[f.to-1].end
+// after is the record as the target has it once the flight has landed: with what is counted by now, of which the flight's own may lack some.
+func (a *Applier) after(f *flight) checkpoint.Record {
+	rec, end := a.rec, f.b.units[f.to-1].end
 	rec.ReplID, rec.Offset, rec.DB = end.ReplID, end.Offset, end.DB
 	return rec
 }
