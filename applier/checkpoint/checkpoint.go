@@ -6,6 +6,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -64,6 +65,8 @@ type Record struct {
 	Rejected  int64  // writes that the target refused for good
 	Diverged  int64  // transactions that committed although their guard had not agreed
 	Unchecked string // ranges of offsets whose replies were lost, as from-to,from-to
+	// Divergence is of the replies that were read, since the snapshot. It is shared by copies of the record.
+	Divergence Divergence
 
 	Expiry    string // how the target's expiries are written: shift, import, or AsIs
 	ImportWas string // import: the target's import-mode before, to be put back; empty otherwise
@@ -146,6 +149,8 @@ const (
 	FieldImport   = "import_was"
 	FieldTime     = "time"
 	FieldSource   = "source"
+
+	FieldDivergence = "divergence"
 )
 
 // Fields is the whole record as HSET takes it: field, value, field, value…
@@ -168,6 +173,7 @@ func (r *Record) Fields() []string {
 		FieldLost, r.Unchecked,
 		FieldExpiry, r.Expiry,
 		FieldImport, r.ImportWas,
+		FieldDivergence, r.Divergence.String(),
 		FieldTime, itoa(r.Time),
 		FieldSource, r.Source,
 	}
@@ -207,6 +213,9 @@ func Parse(fields map[string]string) (r Record, ok bool, err error) {
 		ImportWas:    fields[FieldImport],
 		Time:         p.int(FieldTime),
 		Source:       fields[FieldSource],
+	}
+	if r.Divergence, err = parseDivergence(fields[FieldDivergence]); err != nil {
+		p.err = cmp.Or(p.err, err)
 	}
 	if p.err != nil {
 		return Record{}, false, p.err

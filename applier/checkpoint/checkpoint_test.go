@@ -14,7 +14,7 @@ func full() Record {
 	return Record{
 		Name: "orders", Epoch: 1763760000123, Phase: PhaseStream, Origin: OriginMerge, ReplID: strings.Repeat("ab", 20),
 		Offset: 1 << 40, Checked: 1<<40 - 7, DB: 15, SnapshotRead: 9, SnapshotScan: "1 REDIS0011 offset=9", SnapshotSize: -1, Rejected: 2, Diverged: 1,
-		Unchecked: "5-9", Expiry: "import", ImportWas: "no", Time: 1763760000456, Source: "10.0.0.1:6379",
+		Unchecked: "5-9", Divergence: Divergence{"DEL": 1, "PEXPIREAT": 3}, Expiry: "import", ImportWas: "no", Time: 1763760000456, Source: "10.0.0.1:6379",
 	}
 }
 
@@ -49,13 +49,17 @@ func TestParse(t *testing.T) {
 		ok      bool
 		wantErr string
 	}{
-		"nothing":            {map[string]string{}, false, ""},
-		"only a guard's":     {map[string]string{"fenced": "3"}, false, ""},
-		"a newer format":     {set(FieldFormat, "3"), false, "format"},
-		"offset not numeric": {set(FieldOffset, "12x"), false, "field offset"},
-		"epoch missing":      {set(FieldEpoch, ""), false, "field epoch"},
-		"unknown phase":      {set(FieldPhase, "half"), false, "phase"},
-		"whole":              {set(FieldDB, "3"), true, ""},
+		"nothing":                    {map[string]string{}, false, ""},
+		"only a guard's":             {map[string]string{"fenced": "3"}, false, ""},
+		"a newer format":             {set(FieldFormat, "3"), false, "format"},
+		"offset not numeric":         {set(FieldOffset, "12x"), false, "field offset"},
+		"epoch missing":              {set(FieldEpoch, ""), false, "field epoch"},
+		"no divergence":              {set(FieldDivergence, ""), true, ""},
+		"divergence without a count": {set(FieldDivergence, "DEL=1 SREM"), false, "field divergence"},
+		"divergence without a name":  {set(FieldDivergence, "=1"), false, "field divergence"},
+		"divergence below 0":         {set(FieldDivergence, "DEL=-1"), false, "field divergence"},
+		"unknown phase":              {set(FieldPhase, "half"), false, "phase"},
+		"whole":                      {set(FieldDB, "3"), true, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -122,4 +126,46 @@ func TestReserved(t *testing.T) {
 			t.Errorf("%q: got %v, want %v", key, got, want)
 		}
 	}
+}
+
+func TestDivergence(t *testing.T) {
+	var none Divergence
+	some, other := Divergence{"SREM": 2, "DEL": 1}, Divergence{"SREM": 1, "PERSIST": 7}
+	for _, tt := range []struct {
+		d     Divergence
+		text  string
+		total int64
+	}{
+		{none, "", 0},
+		{some, "DEL=1 SREM=2", 3},
+		{some.AtLeast(other), "DEL=1 PERSIST=7 SREM=2", 10},
+		{other.AtLeast(some), "DEL=1 PERSIST=7 SREM=2", 10},
+		{some.AtLeast(none), "DEL=1 SREM=2", 3},
+		{none.AtLeast(some), "DEL=1 SREM=2", 3},
+		{none.AtLeast(none), "", 0},
+	} {
+		if got := tt.d.String(); got != tt.text || tt.d.Total() != tt.total {
+			t.Errorf("got %q, %d in all; want %q, %d", got, tt.d.Total(), tt.text, tt.total)
+		}
+		if got, err := parseDivergence(tt.text); err != nil || got.String() != tt.text {
+			t.Errorf("%q: read as %q, %v", tt.text, got, err)
+		}
+	}
+	if len(some) != 2 || len(other) != 2 {
+		t.Errorf("AtLeast has changed its operands: %s, %s", some, other)
+	}
+}
+
+func FuzzParseDivergence(f *testing.F) {
+	f.Add("DEL=1 PEXPIREAT=3")
+	f.Add("=1 A= A=-1 A=9223372036854775807 A=1")
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := parseDivergence(text)
+		if err != nil {
+			return
+		}
+		if again, err := parseDivergence(d.String()); err != nil || again.String() != d.String() {
+			t.Errorf("%q: got %q, and of that %q, %v", text, d, again, err)
+		}
+	})
 }
