@@ -63,7 +63,9 @@ type Applier struct {
 	stored int64             // the checked offset that the target has
 	// changes counts what happened to rec beside its progress, and written how much of that the target has.
 	changes, written int64
-	conn             *conn // of the stream
+	divergent        map[string][]string // the first keys of each command in the record's divergence that this process has seen
+	expires          bool                // the target may expire keys by itself: expiries are not shifted, or were not always
+	conn             *conn               // of the stream
 	queue            *queue
 	keys             map[string]replica.KeySpec // of the source's commands
 
@@ -102,7 +104,7 @@ func New(c Config) *Applier {
 	if c.TTLGrace <= 0 {
 		c.TTLGrace = defaultTTLGrace
 	}
-	a := &Applier{Config: c, first: true, queue: newQueue(), moved: make(chan struct{})}
+	a := &Applier{Config: c, first: true, queue: newQueue(), moved: make(chan struct{}), divergent: map[string][]string{}}
 	a.resetExpiries()
 	return a
 }
@@ -175,6 +177,7 @@ func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.R
 		}
 	}
 	a.first = false
+	a.showDivergence()
 	a.setCheckpointed()
 	return resume, nil
 }
@@ -206,6 +209,7 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 	}
 	a.stored = rec.Checked
 	rec.Rejected, rec.Diverged = max(rec.Rejected, a.rec.Rejected), max(rec.Diverged, a.rec.Diverged)
+	rec.Divergence = rec.Divergence.AtLeast(a.rec.Divergence)
 	if err := a.admit(&rec); err != nil {
 		return replica.Resume{}, err
 	}

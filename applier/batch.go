@@ -25,6 +25,7 @@ type command struct {
 	db      int
 	needs   [2]int // databases that it needs beside db
 	effect  effect
+	expect  expect
 	settles bool  // its first key is settled before it
 	unfit   error // why it cannot be sent to any target
 	skip    bool  // refused for good, and left out

@@ -26,15 +26,16 @@ const (
 // Apply implements [replica.Sink].
 func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 	return a.queue.put(ctx, func(b *batch) error {
-		for _, cmd := range u.Cmds {
+		for i, cmd := range u.Cmds {
 			t, drop, err := a.translate(u, cmd)
 			if drop && err == nil {
 				continue
 			}
 			if err != nil {
-				t = translated{args: cmd.Args}
+				b.add(cmd.Args, command{db: cmd.DB, unfit: err})
+				continue
 			}
-			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, settles: t.settles, unfit: err})
+			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, settles: t.settles, expect: expected(u, i, t.args, a.expires)})
 			if t.then != nil {
 				b.add(t.then, command{db: cmd.DB})
 			}

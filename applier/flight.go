@@ -85,6 +85,7 @@ func (a *Applier) land(ctx context.Context, f *flight, before error) (committed 
 			err = a.refused(f.b, v)
 		default:
 			a.account(f.b, f.from+committed, t)
+			a.countDivergence(f.b, t, f.results)
 			committed = t.last - f.from
 			failed = append(failed, v.failed...)
 		}

@@ -67,6 +67,18 @@ func (r *running) said(text string) int {
 	return strings.Count(r.log.String(), text)
 }
 
+// lines are the lines of the log that have a text.
+func (r *running) lines(text string) (found []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for line := range strings.Lines(r.log.String()) {
+		if strings.Contains(line, text) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
 // start runs the migration until it ends by itself or the test ends.
 func (m *migration) start(t testing.TB) *running {
 	t.Helper()

@@ -141,6 +141,7 @@ func (a *Applier) keepCounts(ctx context.Context, stop *replica.Stop) error {
 	_, err := s.run(ctx, func(p *pipeline) {
 		p.hset(checkpoint.Key(a.Name), []string{
 			checkpoint.FieldRejected, strconv.FormatInt(a.rec.Rejected, 10), checkpoint.FieldDiverged, strconv.FormatInt(a.rec.Diverged, 10),
+			checkpoint.FieldDivergence, a.rec.Divergence.String(),
 		})
 	})
 	if err != nil {

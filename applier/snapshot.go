@@ -51,6 +51,7 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 		SnapshotSize: snap.Size, Expiry: string(a.Expiry), ImportWas: a.importWas(), Time: time.Now().UnixMilli(), Source: a.rec.Source,
 	}
 	a.setCheckpointed() // whatever the target holds of an older history, it is on its way out
+	a.showDivergence()
 	a.showProgress(rdbstream.State{})
 	if a.onFull == asIs { // the source has taken its time: whatever came into the target meanwhile is not ours to flush later
 		if err := a.mustBeEmpty(ctx); err != nil {

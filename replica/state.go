@@ -124,8 +124,11 @@ type Progress struct {
 	Transactions     atomic.Int64 // transactions that carried them
 	Rejected         atomic.Int64 // writes that the target refused, in this run
 	Evicted          atomic.Int64 // keys that the target evicted, in this run
+	Divergence       atomic.Int64 // commands that found nothing to change in the target, where the source had; since the snapshot
 	FullResyncs      atomic.Int64 // +FULLRESYNC seen
 	Reconnects       atomic.Int64 // attempts after the first, of either side
 	SpoolUsed        atomic.Int64 // bytes
 	SpoolMax         atomic.Int64 // bytes
+
+	DivergenceKinds atomic.Pointer[string] // the divergence by command, "DEL=1 PEXPIREAT=3"; nil before the checkpoint was read
 }
