@@ -148,6 +148,9 @@ func (v *view) losses() (text string) {
 	if v.rejected > 0 {
 		text += "  " + plural(v.rejected, "refused write")
 	}
+	if v.divergence > 0 {
+		text += "  " + plural(v.divergence, "difference")
+	}
 	if v.evicted > 0 {
 		text += "  " + plural(v.evicted, "evicted key")
 	}

@@ -80,6 +80,7 @@ func checkpointMeanings() []meaning {
 		{checkpoint.FieldSnapSize, "bytes of the RDB; -1: the source did not say", false},
 		{checkpoint.FieldRejected, "writes that the target refused for good", false},
 		{checkpoint.FieldDiverged, "transactions that took effect though their guard had not agreed", false},
+		{checkpoint.FieldDivergence, "commands that found nothing to change in the target, where the source had", false},
 		{checkpoint.FieldLost, "offsets, from-to, of writes whose replies were lost", false},
 		{checkpoint.FieldExpiry, "how the target's expiries are written: shift, import, or as-is: they are the source's", false},
 		{checkpoint.FieldImport, "the target's import-mode before the migration, to be put back", false},

@@ -15,7 +15,7 @@ type view struct {
 	snapshotRead, snapshotSize, snapshotReceived, snapshotKeys, snapshotTotal int64
 	received, checkpointed, sourceOffset, commands                            int64
 	spoolUsed                                                                 int64
-	rejected, evicted, resyncs, reconnects                                    int64
+	rejected, divergence, evicted, resyncs, reconnects                        int64
 	settleSeen, settleTotal, settled                                          int64
 
 	bytesPerS, keysPerS, commandsPerS float64
@@ -38,7 +38,7 @@ func (m *meter) look(s *replica.Status, now time.Time) view {
 		snapshotRead: s.SnapshotRead.Load(), snapshotSize: s.SnapshotSize.Load(), snapshotReceived: s.SnapshotReceived.Load(),
 		snapshotKeys: s.SnapshotKeys.Load(), snapshotTotal: s.SnapshotTotal.Load(),
 		received: s.Received.Load(), checkpointed: s.Checkpointed.Load(), sourceOffset: s.SourceOffset.Load(), commands: s.Commands.Load(),
-		rejected: s.Rejected.Load(), evicted: s.Evicted.Load(), resyncs: s.FullResyncs.Load(), reconnects: s.Reconnects.Load(), spoolUsed: s.SpoolUsed.Load(),
+		rejected: s.Rejected.Load(), divergence: s.Divergence.Load(), evicted: s.Evicted.Load(), resyncs: s.FullResyncs.Load(), reconnects: s.Reconnects.Load(), spoolUsed: s.SpoolUsed.Load(),
 		settleSeen: s.SettleSeen.Load(), settleTotal: s.SettleTotal.Load(), settled: s.Settled.Load(),
 		lagBytes: -1, lag: -1,
 	}

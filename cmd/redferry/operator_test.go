@@ -21,7 +21,7 @@ func TestStatus(t *testing.T) {
 	run := p.start(t, with(ends(source, target))...)
 	run.until(t, "in_sync")
 	p.run(t, "status", "--target", target.URL()).expect(t, exitDone,
-		"stream: the target has what the source had at this offset, and follows it", source.Addr(), "alive: its lease runs", "rejected      0", "unchecked     none")
+		"stream: the target has what the source had at this offset, and follows it", source.Addr(), "alive: its lease runs", "rejected      0", "divergence    0", "unchecked     none")
 	run.Signal(os.Interrupt)
 	run.wait(t).expect(t, exitDone)
 
@@ -39,8 +39,10 @@ func TestStatus(t *testing.T) {
 	p.run(t, "inspect", "--target", target.URL()).expect(t, exitDone, "redferry:default:owner", "offset ", "its machine and lock file", "ago")
 	p.run(t, "inspect", "--json", "--target", target.URL()).expect(t, exitDone, `"redferry:default":{`, `"phase":"stream"`)
 
-	target.Do(t, "HSET", checkpoint.Key("default"), "rejected", "2", "diverged", "1", "unchecked", "5-9,11-13")
-	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "2 writes that the target refused", "1 transactions", "5-9, 11-13: ")
+	target.Do(t, "HSET", checkpoint.Key("default"), "rejected", "2", "diverged", "1", "unchecked", "5-9,11-13", "divergence", "DEL=1 PEXPIREAT=3")
+	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "2 writes that the target refused", "1 transactions", "5-9, 11-13: ", "DEL=1 PEXPIREAT=3: ")
+	p.run(t, "status", "--json", "--target", target.URL()).expect(t, exitDone, `"divergence":{"DEL":1,"PEXPIREAT":3}`)
+	p.run(t, "inspect", "--target", target.URL()).expect(t, exitDone, `"DEL=1 PEXPIREAT=3"`, "found nothing to change")
 	target.Do(t, "HSET", checkpoint.Key("default"), "phase", "snapshot", "snapshot_size", "200", "snapshot_read", "50")
 	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "snapshot: loaded in part, and nobody is at it", "50 B of 200 B (25%)")
 	target.Do(t, "HSET", checkpoint.Key("default"), "format", "99", "later", "field")

@@ -296,3 +296,20 @@ func awkward(t *testing.T, s *redistest.Server) {
 		s.Do(t, "FUNCTION", "FLUSH")
 	}
 }
+
+// The last line says that the target differs, and so does that of the next run; the exit code is that of a run that did what it should.
+func TestRunThatSeesADivergence(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	source.Do(t, "SADD", "members", "a", "b", "c")
+	p := newProgram(t)
+	run := p.start(t, with(ends(source, target))...)
+	run.until(t, "in_sync")
+	target.Do(t, "SREM", "members", "a")
+	source.Do(t, "SREM", "members", "a")
+	run.untilText(t, `"command":"SREM","count":1,"keys":["\"members\" in database 0"]`)
+	run.Signal(os.Interrupt)
+	run.wait(t).expect(t, exitDone, `"divergence":1,"divergence_kinds":"SREM=1"`)
+	p.run(t, with(ends(source, target), "--stop-at", "caught-up", "--log-format", "console")...).expect(t, exitDone, "1 command found nothing to change there (SREM=1)")
+	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "SREM=1: ")
+}

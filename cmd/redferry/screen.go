@@ -168,7 +168,7 @@ func (v *view) log(log zerolog.Logger) {
 	if v.left > 0 {
 		e.Int64("left_seconds", int64(v.left.Seconds()))
 	}
-	e.Int64("spool_bytes", v.spoolUsed).Int64("rejected", v.rejected).Int64("evicted", v.evicted).Msg("progress")
+	e.Int64("spool_bytes", v.spoolUsed).Int64("rejected", v.rejected).Int64("divergence", v.divergence).Int64("evicted", v.evicted).Msg("progress")
 }
 
 // end stops showing progress and, when the run has done what it should, sums it up.
@@ -202,6 +202,7 @@ func (s *screen) end(ctx context.Context, err error, stopAt string) {
 	s.log.Info().Int64("snapshot_keys", p.SnapshotKeys.Load()).Int64("snapshot_bytes", p.SnapshotRead.Load()).
 		Int64("commands", p.Commands.Load()).Int64("transactions", p.Transactions.Load()).Int64("checkpointed", p.Checkpointed.Load()).
 		Int64("full_resyncs", p.FullResyncs.Load()).Int64("reconnects", p.Reconnects.Load()).Int64("rejected", p.Rejected.Load()).Int64("evicted", p.Evicted.Load()).
+		Int64("divergence", p.Divergence.Load()).Str("divergence_kinds", divergenceKinds(p)).
 		Float64("seconds", took.Round(time.Millisecond).Seconds()).Int("exit_code", exitDone).Msg(why)
 }
 
@@ -216,7 +217,19 @@ func summary(p *replica.Progress, took time.Duration) string {
 	if n := p.Evicted.Load(); n > 0 {
 		counts = append(counts, plural(n, "key")+" that the target evicted")
 	}
-	return fmt.Sprintf("In %s: %s; %s", short(took), strings.Join(parts, ", "), strings.Join(counts, ", "))
+	text := fmt.Sprintf("In %s: %s; %s", short(took), strings.Join(parts, ", "), strings.Join(counts, ", "))
+	if n := p.Divergence.Load(); n > 0 {
+		text += fmt.Sprintf(". The target differs from the source: since the snapshot %s found nothing to change there (%s)", plural(n, "command"), divergenceKinds(p))
+	}
+	return text
+}
+
+// divergenceKinds is the divergence by command.
+func divergenceKinds(p *replica.Progress) string {
+	if kinds := p.DivergenceKinds.Load(); kinds != nil {
+		return *kinds
+	}
+	return ""
 }
 
 func plural(n int64, what string) string {

@@ -89,6 +89,7 @@ func TestLine(t *testing.T) {
 		"settling":       {view{state: replica.Settling, checkpointed: 5, lagBytes: 0, commandsPerS: 95000, settled: 40_000, settleSeen: 100_000, settleTotal: 1_000_000, left: 9 * time.Second}, "settling  offset 5  lag 0 B  95k commands/s  40k expiries settled, 100k of 1.0M keys looked at  ETA 9s"},
 		"behind":         {view{state: replica.CatchingUp, checkpointed: 5, lagBytes: 5e6, toApply: 5e6, lag: 2500 * time.Millisecond, commandsPerS: 95000, left: time.Minute}, "catching_up  offset 5  lag 5.0 MB 2.5s (0 B to receive, 5.0 MB to apply)  95k commands/s  ETA 1m0s"},
 		"waiting":        {view{state: replica.Waiting, why: "redis://u:p@h is away", checkpointed: 5, lagBytes: -1}, "waiting  offset 5  0 commands/s  redis://***@h is away"},
+		"differences":    {view{state: replica.InSync, checkpointed: 5, lagBytes: -1, divergence: 1}, "in_sync  offset 5  0 commands/s  1 difference"},
 		"refused writes": {view{state: replica.InSync, checkpointed: 5, lagBytes: -1, rejected: 2}, "in_sync  offset 5  0 commands/s  2 refused writes"},
 	} {
 		if got := tt.view.head() + tt.view.tail(); got != tt.want {

@@ -81,6 +81,7 @@ func printStatus(w io.Writer, target string, t *applier.Traces) error {
 	p.row("owner", "%s", ownerText(t))
 	p.row("rejected", "%s", countText(r.Rejected, "writes that the target refused; they are in rejected.resp where redferry runs"))
 	p.row("diverged", "%s", countText(r.Diverged, "transactions that took effect though their guard had not agreed: compare both sides"))
+	p.row("divergence", "%s", divergenceText(r))
 	p.row("unchecked", "%s", uncheckedText(r))
 	return p.err
 }
@@ -136,6 +137,13 @@ func countText(n int64, what string) string {
 	return humanize.Comma(n) + " " + what
 }
 
+func divergenceText(r *checkpoint.Record) string {
+	if r.Divergence.Total() == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%s: commands of the stream that found nothing to change in the target, where the source had: compare both sides", r.Divergence)
+}
+
 func uncheckedText(r *checkpoint.Record) string {
 	if r.Unchecked == "" {
 		return "none"
@@ -162,6 +170,8 @@ type statusJSON struct {
 	Checked      int64     `json:"checked"`
 	Unchecked    string    `json:"unchecked"`
 	Owner        ownerJSON `json:"owner"`
+
+	Divergence checkpoint.Divergence `json:"divergence,omitempty"`
 }
 
 type ownerJSON struct {
@@ -176,7 +186,7 @@ func statusOf(target string, t *applier.Traces) statusJSON {
 	s := statusJSON{
 		Name: r.Name, Target: target, Phase: string(r.Phase), Origin: string(r.Origin), Source: r.Source, ReplID: r.ReplID, Offset: r.Offset, DB: r.DB,
 		SnapshotRead: r.SnapshotRead, SnapshotSize: r.SnapshotSize, WrittenAt: time.UnixMilli(r.Time).UTC(), AgeSeconds: age(t).Seconds(),
-		Rejected: r.Rejected, Diverged: r.Diverged, Checked: r.Checked, Unchecked: r.Unchecked,
+		Rejected: r.Rejected, Diverged: r.Diverged, Divergence: r.Divergence, Checked: r.Checked, Unchecked: r.Unchecked,
 	}
 	if t.HasOwner {
 		s.Owner = ownerJSON{Text: t.Owner.Text, Epoch: t.Owner.Epoch, Alive: t.Alive(), LeaseSeconds: t.Owner.Lease.Sub(t.Now).Seconds()}
