@@ -68,7 +68,7 @@ type settler struct {
 	rewound atomic.Bool
 
 	// The rest belongs to run.
-	client    rueidis.Client
+	conn      *conn
 	owner     *owner
 	history   string // of the server that the cursor is of; empty when there is no pass
 	databases []int  // that the pass goes through
@@ -84,12 +84,14 @@ func (s *settler) rewind() { s.rewound.Store(true) }
 // the pass where it is, and the next run goes on there, unless the target is another server by then. client stays the caller's; o is its claim to the migration:
 // once that is void nothing is written any more, and the error is a Stop of kind Fenced, or errLost.
 func (s *settler) run(ctx context.Context, client rueidis.Client, o *owner) error {
-	s.client, s.owner = client, o
+	dedicated, release := client.Dedicate() // where a command ends with its context
+	s.conn, s.owner = &conn{DedicatedClient: dedicated, release: release}, o
+	defer s.conn.close()
 	info, err := s.info(ctx)
 	if err != nil {
 		return err
 	}
-	if now := history(info); s.history == "" { // cursors are a server's own
+	if now := history(info); now != s.history { // cursors are a server's own
 		s.history = now
 		s.rewind()
 	}
@@ -180,7 +182,7 @@ func (s *settler) count(keys, fields rueidis.RedisMessage) {
 // do runs a script of the pass, which gives so many replies, and then keeps off the target for as long as it has to.
 func (s *settler) do(ctx context.Context, script string, replies int, cursor string, keys ...string) ([]rueidis.RedisMessage, error) {
 	began := time.Now()
-	reply, err := s.client.Do(ctx, s.client.B().Eval().Script(script).Numkeys(int64(1+len(keys))).Key(checkpoint.OwnerKey(s.owner.name)).Key(keys...).
+	reply, err := s.conn.Do(ctx, s.conn.B().Eval().Script(script).Numkeys(int64(1+len(keys))).Key(checkpoint.OwnerKey(s.owner.name)).Key(keys...).
 		Arg(strconv.FormatInt(s.grace.Milliseconds(), 10), flag(s.fields), strconv.FormatInt(s.owner.epoch, 10), strconv.Itoa(s.databases[s.db]), cursor).Build()).ToArray()
 	switch {
 	case err != nil:
@@ -209,7 +211,7 @@ func (s *settler) tell() {
 }
 
 func (s *settler) info(ctx context.Context) (map[string]string, error) {
-	text, err := s.client.Do(ctx, s.client.B().Info().Build()).ToString()
+	text, err := s.conn.Do(ctx, s.conn.B().Info().Build()).ToString()
 	if err != nil {
 		return nil, fmt.Errorf("ask the target what it holds: %w", replica.AuthStop("target", s.target, err))
 	}
