@@ -221,7 +221,7 @@ func TestSwappedAt(t *testing.T) {
 // What is redferry's own beside a command goes in the same transaction, in the command's database, and under no mark of the source's.
 func TestPackSettles(t *testing.T) {
 	a := New(Config{Name: "test"})
-	a.expiries, a.settling, a.target.noPXAT, a.target.fieldTTL = expiries{grace: 1000}, true, true, true
+	a.expiries, a.settling, a.target.noPXAT = expiries{grace: 1000}, true, true
 	u := replica.Unit{Cmds: []replica.Command{
 		{Args: words("RENAME a b"), DB: 3}, {Args: words("SET k v PXAT 5000"), DB: 3}, {Args: words("MOVE k 5"), DB: 3}, {Args: words("COPY c d"), DB: 0},
 	}}
@@ -247,7 +247,7 @@ func TestPackSettles(t *testing.T) {
 	}
 	settle := "-1 EVAL " + settleKeysScript + " 1 "
 	want := []string{
-		"-2 SELECT 3", settle + "a 1000 1", "0 RENAME a b", "1 SET k v", "2 PEXPIREAT k 6000", settle + "k 1000 1", "3 MOVE k 5",
+		"-2 SELECT 3", settle + "a 1000", "0 RENAME a b", "1 SET k v", "2 PEXPIREAT k 6000", settle + "k 1000", "3 MOVE k 5",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -257,24 +257,24 @@ func TestPackSettles(t *testing.T) {
 // Which commands a target knows is told by its version.
 func TestTargetKnows(t *testing.T) {
 	for _, test := range []struct {
-		redis, valkey     string
-		noPXAT, fieldTTLs bool
+		redis, valkey string
+		noPXAT        bool
 	}{
-		{"5.0.14", "", true, false},
-		{"6.0.16", "", true, false},
-		{"6.2.0", "", false, false},
-		{"7.2.4", "", false, false},
-		{"7.4.0", "", false, true},
-		{"8.10.1", "", false, true},
-		{"255.255.255", "", false, true}, // of an unstable branch
-		{"7.2.4", "8.1.1", false, false},
-		{"7.2.4", "9.0.0", false, true},
-		{"7.4.0", "8.0.0", false, false},
-		{"", "", true, false}, // INFO is not permitted
+		{"5.0.14", "", true},
+		{"6.0.16", "", true},
+		{"6.2.0", "", false},
+		{"7.2.4", "", false},
+		{"7.4.0", "", false},
+		{"8.10.1", "", false},
+		{"255.255.255", "", false}, // of an unstable branch
+		{"7.2.4", "8.1.1", false},
+		{"7.2.4", "9.0.0", false},
+		{"7.4.0", "8.0.0", false},
+		{"", "", true}, // INFO is not permitted
 	} {
 		var got target
 		got.read(map[string]string{"redis_version": test.redis, "valkey_version": test.valkey})
-		if got.noPXAT != test.noPXAT || got.fieldTTL != test.fieldTTLs {
+		if got.noPXAT != test.noPXAT {
 			t.Errorf("%s %s: %+v", test.redis, test.valkey, got)
 		}
 	}

@@ -90,7 +90,7 @@ func (a *Applier) Settle(ctx context.Context) error {
 // settle settles what is in the target, while nothing shifted comes to it any more. A SWAPDB takes keys to where they were looked for already: then all is looked at once more.
 func (a *Applier) settle(ctx context.Context) error {
 	from := a.writeExpiries(expiries{grace: a.TTLGrace.Milliseconds()}, true)
-	s := &settler{target: a.Target, grace: a.TTLGrace, fields: true, busy: a.writing.Load, report: a.showSettling}
+	s := &settler{target: a.Target, grace: a.TTLGrace, busy: a.writing.Load, report: a.showSettling}
 	for {
 		swapped := a.lastSwap()
 		if err := a.reach(ctx, max(from, swapped)); err != nil {

@@ -179,7 +179,7 @@ func (a *Applier) packCommands(p *pipeline, b *batch, from, end int) (lost bool)
 // settleKey settles one key.
 func (a *Applier) settleKey(b rueidis.Builder, key []byte) rueidis.Completed {
 	grace := strconv.FormatInt(a.TTLGrace.Milliseconds(), 10)
-	return b.Eval().Script(settleKeysScript).Numkeys(1).Key(rueidis.BinaryString(key)).Arg(grace, flag(a.target.fieldTTL)).Build()
+	return b.Eval().Script(settleKeysScript).Numkeys(1).Key(rueidis.BinaryString(key)).Arg(grace).Build()
 }
 
 // restoreOwner writes what a command of the same transaction has removed or moved, but for the checkpoint.

@@ -274,10 +274,10 @@ func TestRemovePutsImportModeBack(t *testing.T) {
 	traces(t, dst, time.Minute)
 	dst.Do(t, "HSET", checkpoint.Key("test"), checkpoint.FieldImport, "no")
 	dst.Do(t, "CONFIG", "SET", "import-mode", "yes")
-	if _, err := applier.Remove(context.Background(), e, "test", "", false); err == nil || importMode(t, dst) != "yes" {
+	if _, _, err := reset(e, "", false); err == nil || importMode(t, dst) != "yes" {
 		t.Errorf("its owner lives: mode %s, %v", importMode(t, dst), err)
 	}
-	if _, err := applier.Remove(context.Background(), e, "test", "there", false); err != nil || importMode(t, dst) != "no" {
+	if _, _, err := reset(e, "there", false); err != nil || importMode(t, dst) != "no" {
 		t.Errorf("mode %s, %v", importMode(t, dst), err)
 	}
 }

@@ -176,7 +176,7 @@ func (a *Applier) endOthers(ctx context.Context) {
 const lookEvery = 5 * time.Second
 
 // hold starts the renewing of the lease, on a connection of its own, so that a long write does not cost it. Now and then, while the lease is ours, the same goroutine
-// calls look.
+// calls look, unless it is nil.
 func (o *owner) hold(e replica.Endpoint, look func(context.Context, rueidis.Client)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	o.stop = cancel
@@ -206,7 +206,7 @@ func (o *owner) hold(e replica.Endpoint, look func(context.Context, rueidis.Clie
 					o.loose(err)
 					return
 				}
-				if err == nil && time.Since(looked) >= lookEvery {
+				if look != nil && err == nil && time.Since(looked) >= lookEvery {
 					looked = time.Now()
 					look(ctx, client)
 				}

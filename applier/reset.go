@@ -87,70 +87,116 @@ func findTraces(ctx context.Context, c rueidis.Client, e replica.Endpoint, name 
 	return t, nil
 }
 
-// removeScript removes a migration's keys, unless an owner lives: one whose lease has not run out, and whose place is not the caller's, who
-// holds its lock. KEYS: owner, checkpoint, fence. ARGV: the caller's place, 1 to remove whoever lives. Replies: 1 and how many keys there were, or 0.
-const removeScript = `
-local t = redis.call('TIME')
-local o = redis.call('HMGET', KEYS[1], 'place', 'lease')
-local left = (tonumber(o[2] or '0') or 0) - (t[1] * 1000 + math.floor(t[2] / 1000))
-if o[1] and o[1] ~= ARGV[1] and left > 0 and ARGV[2] ~= '1' then return {0, 0} end
-return {1, redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])}`
+// None tells that the target holds nothing of the migration.
+func (t *Traces) None() bool { return len(t.Checkpoint) == 0 && len(t.OwnerKey) == 0 }
 
-// Remove removes what a target holds of a migration beside its data, and returns what was there. place is [Home.Place] of the caller's lock,
-// or empty when it holds none. An owner that lives makes the error a Stop of kind Fenced; with takeover its claim is taken from it first, so
-// that it stops writing and ends with this same kind.
-func Remove(ctx context.Context, e replica.Endpoint, name, place string, takeover bool) (Traces, error) {
-	client, err := dialTarget(e)
-	if err != nil {
-		return Traces{}, err
-	}
-	defer client.Close()
-	before, err := findTraces(ctx, client, e, name)
-	if err != nil {
-		return before, err
-	}
-	if takeover && before.Alive() {
-		if err := evict(ctx, client, name); err != nil {
-			return before, err
-		}
-	}
-	if takeover || !before.Alive() || before.Owner.Place == place {
-		if err := before.putImportModeBack(ctx, client, e); err != nil {
-			return before, err
-		}
-	}
-	reply, err := client.Do(ctx, client.B().Eval().Script(removeScript).Numkeys(3).Key(scriptKeys(name)...).
-		Arg(place, flag(takeover)).Build()).AsIntSlice()
-	if err != nil {
-		return before, fmt.Errorf("remove the migration's keys from %s: %w", e, replica.AuthStop("target", e, err))
-	}
-	if len(reply) != 2 || reply[0] != 1 {
-		return before, &replica.Stop{
-			Kind:   replica.Fenced,
-			Reason: fmt.Sprintf("migration %q is owned by %s, which is alive: its lease runs out in %v by the target's clock", name, before.Owner.Text, before.left()),
-			Hint:   "stop that process first; if it is dead, wait until its lease has run out, or give --takeover",
-		}
-	}
-	return before, nil
+// Reset ends a migration for good: it settles what is shifted in the target, and then removes the migration's own keys. In this order, so that one that broke off can
+// be run again. From BeginReset to Close it owns the migration, as a run does; a process that takes it over makes Settle and Remove fail with a Stop of kind Fenced.
+type Reset struct {
+	Before Traces // what was there
+
+	target replica.Endpoint
+	client rueidis.Client
+	owner  *owner // nil when there is nothing to reset
 }
 
-func (t *Traces) left() time.Duration { return t.Owner.Lease.Sub(t.Now).Round(100 * time.Millisecond) }
-
-// evict claims the migration with a lease that is over at once, and gives the owner before it the time to notice: it looks once a second.
-// Without this it would find its keys gone, and begin anew where it may.
-func evict(ctx context.Context, c rueidis.Client, name string) error {
-	reply, err := c.Do(ctx, c.B().Eval().Script(claimScript).Numkeys(3).Key(scriptKeys(name)...).
-		Arg("a reset", "", strconv.Itoa(0), flag(true)).Build()).ToArray()
+// BeginReset looks for what a target holds of a migration, and claims it. place is [Home.Place] of the caller's lock, or empty when it holds none. An owner that lives
+// makes the error a Stop of kind Fenced; with takeover it is given the time to notice that it was replaced: it stops writing and ends with this same kind. Where
+// Before is None, Settle and Remove do nothing. The caller closes the Reset.
+func BeginReset(ctx context.Context, e replica.Endpoint, name, place string, takeover bool) (*Reset, error) {
+	client, err := dialTarget(e)
 	if err != nil {
-		return fmt.Errorf("take the migration from its owner: %w", err)
+		return nil, err
 	}
-	if len(reply) == 0 {
-		return errors.New("take the migration from its owner: the target gave no reply")
+	r := &Reset{target: e, client: client}
+	if r.Before, err = findTraces(ctx, client, e, name); err == nil && !r.Before.None() {
+		err = r.claim(ctx, name, place, takeover)
 	}
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Reset) claim(ctx context.Context, name, place string, takeover bool) error {
+	reply, err := r.client.Do(ctx, r.client.B().Eval().Script(claimScript).Numkeys(3).Key(scriptKeys(name)...).
+		Arg("a reset", place, strconv.FormatInt(leaseTime.Milliseconds(), 10), flag(takeover)).Build()).ToArray()
+	if err != nil {
+		return fmt.Errorf("claim the migration in %s: %w", r.target, replica.AuthStop("target", r.target, err))
+	}
+	if len(reply) != 4 {
+		return fmt.Errorf("claim the migration in %s: the target gave %d replies", r.target, len(reply))
+	}
+	won, _ := reply[0].AsInt64()
+	first, _ := reply[1].ToString() // our epoch, or who has it
+	left, _ := reply[2].AsInt64()
+	if won != 1 {
+		return &replica.Stop{
+			Kind: replica.Fenced,
+			Reason: fmt.Sprintf("migration %q is owned by %s, which is alive: its lease runs out in %v by the target's clock",
+				name, first, (time.Duration(left) * time.Millisecond).Round(100*time.Millisecond)),
+			Hint: "stop that process first; if it is dead, wait until its lease has run out, or give --takeover",
+		}
+	}
+	r.owner = &owner{name: name, epoch: parseInt(first), gone: make(chan struct{}), done: make(chan struct{})}
+	r.owner.hold(r.target, nil)
+	if !r.Before.Alive() || r.Before.Owner.Place == place {
+		return nil
+	}
+	// It looks once a second who the owner is. If it found its keys gone first, it would begin anew where it may.
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(2 * renewEvery):
 		return nil
 	}
+}
+
+// Settle writes the expiries that are shifted in the target as the source has them: from then on the target expires by itself. report, which may be nil, is told after
+// each step, many times a second, how far it is; the Settling that is returned is the last, also beside an error. A migration that a cutover has completed is settled.
+func (r *Reset) Settle(ctx context.Context, report func(Settling)) (Settling, error) {
+	if r.owner == nil || r.Before.Record.Phase == checkpoint.PhaseCompleted {
+		return Settling{}, nil
+	}
+	s := &settler{target: r.target, report: report}
+	err := s.run(ctx, r.client, r.owner)
+	return s.at, err
+}
+
+// removeScript removes a migration's keys as long as it is the caller's. KEYS: owner, checkpoint, fence. ARGV: epoch. Replies the epoch of another one, or 0.
+const removeScript = `
+local e = redis.call('HGET', KEYS[1], 'epoch')
+if e ~= ARGV[1] then return e or '-1' end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+return '0'`
+
+// Remove removes the migration's keys from the target, and ends its import mode.
+func (r *Reset) Remove(ctx context.Context) error {
+	if r.owner == nil {
+		return nil
+	}
+	if err := r.Before.putImportModeBack(ctx, r.client, r.target); err != nil {
+		return err
+	}
+	epoch, err := r.client.Do(ctx, r.client.B().Eval().Script(removeScript).Numkeys(3).Key(scriptKeys(r.owner.name)...).
+		Arg(strconv.FormatInt(r.owner.epoch, 10)).Build()).ToString()
+	if err != nil {
+		return fmt.Errorf("remove the migration's keys from %s: %w", r.target, replica.AuthStop("target", r.target, err))
+	}
+	switch n := parseInt(epoch); {
+	case n == 0:
+		return nil
+	case n > r.owner.epoch:
+		return r.owner.fenced()
+	}
+	return fmt.Errorf("remove the migration's keys from %s: %w", r.target, errLost)
+}
+
+// Close gives the migration back, unless it was removed, and closes the connections.
+func (r *Reset) Close() {
+	if r.owner != nil {
+		r.owner.release()
+	}
+	r.client.Close()
 }

@@ -25,7 +25,33 @@ func traces(t *testing.T, s *redistest.Server, left time.Duration) {
 	s.Do(t, "SET", "data", "stays")
 }
 
-func TestRemove(t *testing.T) {
+// reset runs a whole reset, and returns what was there before and what it has settled.
+func reset(e replica.Endpoint, place string, takeover bool) (applier.Traces, applier.Settling, error) {
+	ctx := context.Background()
+	r, err := applier.BeginReset(ctx, e, "test", place, takeover)
+	if err != nil {
+		return applier.Traces{}, applier.Settling{}, err
+	}
+	defer r.Close()
+	at, err := r.Settle(ctx, nil)
+	if err == nil {
+		err = r.Remove(ctx)
+	}
+	return r.Before, at, err
+}
+
+const shift = 1 << 52
+
+func endpointOf(t *testing.T, s *redistest.Server) replica.Endpoint {
+	t.Helper()
+	e, err := replica.ParseEndpoint(s.URL(), replica.TLSFiles{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestReset(t *testing.T) {
 	const alive, dead = time.Minute, -time.Minute
 	tests := map[string]struct {
 		left     time.Duration
@@ -41,19 +67,24 @@ func TestRemove(t *testing.T) {
 	}
 	for _, b := range redistest.Servers(t) {
 		s := redistest.Start(t, b)
-		e, err := replica.ParseEndpoint(s.URL(), replica.TLSFiles{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		e := endpointOf(t, s)
 		for name, tt := range tests {
 			t.Run(b.Name+"/"+name, func(t *testing.T) {
 				traces(t, s, tt.left)
-				before, err := applier.Remove(context.Background(), e, "test", tt.place, tt.takeover)
-				if stop := replica.AsStop(err); tt.removed != (err == nil) || err != nil && (stop == nil || stop.Kind != replica.Fenced) {
-					t.Fatalf("got %v, want it removed: %v", err, tt.removed)
+				due := time.Now().Add(time.Hour).UnixMilli()
+				s.Do(t, "SET", "volatile", "x")
+				s.Do(t, "PEXPIREAT", "volatile", strconv.FormatInt(shift+due, 10))
+				before, at, err := reset(e, tt.place, tt.takeover)
+				left := time.Duration(s.DoInt(t, "PTTL", "volatile")) * time.Millisecond
+				if settled := left <= time.Hour; settled != tt.removed {
+					t.Errorf("a shifted key expires in %v", left)
 				}
-				if !before.HasRecord || before.Record.Offset != 7 || before.Owner.Text != "somebody" || before.Owner.Epoch != 5 || before.Alive() != (tt.left > 0) {
-					t.Errorf("before: got %+v", before)
+				if !tt.removed {
+					wantStop(t, err, replica.Fenced, "owned by somebody, which is alive")
+				} else if err != nil {
+					t.Fatal(err)
+				} else if !before.HasRecord || before.Record.Offset != 7 || before.Owner.Text != "somebody" || before.Owner.Epoch != 5 || before.Alive() != (tt.left > 0) || at.Settled != 1 {
+					t.Errorf("before: got %+v; %+v", before, at)
 				}
 				want := int64(2)
 				if tt.removed {
@@ -72,10 +103,7 @@ func TestRemove(t *testing.T) {
 
 func TestFindTraces(t *testing.T) {
 	s := redistest.Start(t, redistest.Latest(t))
-	e, err := replica.ParseEndpoint(s.URL(), replica.TLSFiles{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := endpointOf(t, s)
 	find := func() applier.Traces {
 		t.Helper()
 		found, err := applier.FindTraces(context.Background(), e, "test")
@@ -102,8 +130,8 @@ func TestFindTraces(t *testing.T) {
 	}
 }
 
-// An owner that is evicted finds a newer epoch before its keys are gone: it ends as a process that was replaced, and does not begin anew.
-func TestRemoveEndsTheOwner(t *testing.T) {
+// An owner that is replaced by a reset finds a newer epoch before its keys are gone: it ends as a process that was replaced, and does not begin anew.
+func TestResetEndsTheOwner(t *testing.T) {
 	b := redistest.Latest(t)
 	source, target := redistest.Start(t, b), redistest.Start(t, b)
 	m := newMigration(t, source.URL(), target.URL())
@@ -114,11 +142,7 @@ func TestRemoveEndsTheOwner(t *testing.T) {
 			t.Fatal("no checkpoint")
 		}
 	}
-	e, err := replica.ParseEndpoint(target.URL(), replica.TLSFiles{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := applier.Remove(context.Background(), e, "test", "", true); err != nil {
+	if _, _, err := reset(endpointOf(t, target), "", true); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -131,5 +155,65 @@ func TestRemoveEndsTheOwner(t *testing.T) {
 	}
 	if keys := target.DoStrings(t, "KEYS", checkpoint.Prefix+"*"); len(keys) != 0 {
 		t.Errorf("there again: %q", keys)
+	}
+}
+
+// Of what it does not know, and of what a cutover has settled, it leaves the expiries as they are.
+func TestResetLeavesExpiries(t *testing.T) {
+	s := redistest.Start(t, redistest.Latest(t))
+	s.Do(t, "SET", "volatile", "x")
+	s.Do(t, "PEXPIREAT", "volatile", strconv.FormatInt(shift+time.Now().UnixMilli(), 10))
+	for name, make := range map[string]func(){
+		"nothing there": func() {},
+		"completed": func() {
+			traces(t, s, -time.Minute)
+			s.Do(t, "HSET", checkpoint.Key("test"), "phase", string(checkpoint.PhaseCompleted))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			make()
+			if _, at, err := reset(endpointOf(t, s), "", false); err != nil || at != (applier.Settling{}) {
+				t.Errorf("got %+v, %v", at, err)
+			}
+			if keys := s.DoStrings(t, "KEYS", checkpoint.Prefix+"*"); len(keys) != 0 {
+				t.Errorf("it has left %q", keys)
+			}
+			if s.DoInt(t, "EXISTS", "volatile") == 0 {
+				t.Error("it has settled")
+			}
+		})
+	}
+}
+
+// While a reset goes on nobody else gets the migration, unless by a takeover; that ends the reset before it has done anything more.
+func TestResetOwns(t *testing.T) {
+	ctx := context.Background()
+	s := redistest.Start(t, redistest.Latest(t))
+	e := endpointOf(t, s)
+	traces(t, s, -time.Minute)
+	s.Do(t, "PEXPIREAT", "data", strconv.FormatInt(shift+time.Now().Add(time.Hour).UnixMilli(), 10))
+	first, err := applier.BeginReset(ctx, e, "test", "here", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	_, err = applier.BeginReset(ctx, e, "test", "there", false)
+	wantStop(t, err, replica.Fenced, "owned by a reset, which is alive")
+	second, err := applier.BeginReset(ctx, e, "test", "there", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	_, err = first.Settle(ctx, nil)
+	wantStop(t, err, replica.Fenced, "another process has taken over")
+	wantStop(t, first.Remove(ctx), replica.Fenced, "another process has taken over")
+	if at, err := second.Settle(ctx, nil); err != nil || at.Settled != 1 {
+		t.Errorf("the second one has settled %d: %v", at.Settled, err)
+	}
+	if err := second.Remove(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := first.Settle(ctx, nil); err == nil {
+		t.Error("settled without an owner")
 	}
 }

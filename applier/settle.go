@@ -5,13 +5,13 @@ package applier
 //
 // The scripts ask the server itself what it knows: they are the same for all.
 
-// settleFunctions are what the scripts share. ARGV: grace in ms, 1 to look into hashes, too.
+// settleFunctions are what the scripts share. ARGV: grace in ms.
 const settleFunctions = `
 local keyShift, fieldShift, distant = 2^52, 2^45, 2^44
 local grace = tonumber(ARGV[1])
 local redisVersion, valkeyVersion = redis.REDIS_VERSION_NUM or 0, redis.VALKEY_VERSION_NUM or 0
 local absolute = redisVersion >= 0x070000 -- there is PEXPIRETIME
-local fieldsExpire = ARGV[2] == '1' and (redisVersion >= 0x070400 or valkeyVersion >= 0x090000)
+local fieldsExpire = redisVersion >= 0x070400 or valkeyVersion >= 0x090000
 
 local function now()
   local t = redis.call('TIME')
@@ -83,19 +83,19 @@ end
 return {keys, fields}`
 
 // settleFence lets the pass's scripts go on only as long as the migration is the caller's, and into the database that they are about; SELECT in a script holds until
-// its end. KEYS: owner. ARGV: grace, hashes, epoch, database. Replies nothing but the owner's epoch when it is another one.
+// its end. KEYS: owner. ARGV: grace, epoch, database. Replies nothing but the owner's epoch when it is another one.
 const settleFence = settleFunctions + `
 redis.call('SELECT', 0)
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if epoch ~= ARGV[3] then return {epoch or ''} end
-redis.call('SELECT', ARGV[4])
+if epoch ~= ARGV[2] then return {epoch or ''} end
+redis.call('SELECT', ARGV[3])
 `
 
 // settlePageScript settles what comes next in a database, and stops after so many keys and fields that the target's other clients do not notice. Hashes with many
-// fields are left to settleHashScript. KEYS: owner. ARGV: grace, hashes, epoch, database, cursor.
+// fields are left to settleHashScript. KEYS: owner. ARGV: grace, epoch, database, cursor.
 // Replies: the next cursor, keys looked at, keys settled, fields settled, and the large hashes.
 const settlePageScript = settleFence + `
-local cursor, room = ARGV[5], 1000
+local cursor, room = ARGV[4], 1000
 local looked, keys, fields, large = 0, 0, 0, {}
 repeat
   local page = redis.call('SCAN', cursor, 'COUNT', 10)
@@ -116,9 +116,9 @@ repeat
 until cursor == '0' or room <= 0
 return {cursor, looked, keys, fields, large}`
 
-// settleHashScript settles a portion of a large hash. KEYS: owner, the hash. ARGV: grace, hashes, epoch, database, cursor.
+// settleHashScript settles a portion of a large hash. KEYS: owner, the hash. ARGV: grace, epoch, database, cursor.
 // Replies: the next cursor, keys settled, which are none, and fields settled.
 const settleHashScript = settleFence + `
 if not isHash(KEYS[2]) then return {'0', 0, 0} end
-local cursor, n = settlePortion(KEYS[2], ARGV[5])
+local cursor, n = settlePortion(KEYS[2], ARGV[4])
 return {cursor, 0, n}`

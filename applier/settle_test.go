@@ -133,7 +133,7 @@ func (u *unsettled) pipeline(t *testing.T, db int, cmds [][]string) []rueidis.Re
 }
 
 func (u *unsettled) settler() *settler {
-	return &settler{grace: testGrace, fields: true}
+	return &settler{grace: testGrace}
 }
 
 // ask is the command that asks for a place's expiry.
@@ -210,16 +210,6 @@ func TestSettler(t *testing.T) {
 				t.Errorf("a second run: got %+v, %s changes before and %s after", again.at, before, after)
 			}
 		})
-	}
-}
-
-// The fields of hashes are looked at only where they may have expiries.
-func TestSettlerLeavesFields(t *testing.T) {
-	u := newUnsettled(t, redistest.Latest(t), 100)
-	s := u.settler()
-	s.fields = false
-	if err := s.run(context.Background(), u.client, u.owner); err != nil || s.at.Fields != 0 || s.at.Settled != u.keys {
-		t.Errorf("got %+v, %v", s.at, err)
 	}
 }
 
@@ -348,7 +338,7 @@ func (u *unsettled) write(t *testing.T, i int) {
 	case 0:
 		to := place{from.db, fmt.Sprintf("new:%d", i), ""}
 		u.pipeline(t, from.db, [][]string{
-			{"MULTI"}, {"EVAL", settleKeysScript, "1", from.key, strconv.FormatInt(testGrace.Milliseconds(), 10), "1"}, {"RENAME", from.key, to.key}, {"EXEC"},
+			{"MULTI"}, {"EVAL", settleKeysScript, "1", from.key, strconv.FormatInt(testGrace.Milliseconds(), 10)}, {"RENAME", from.key, to.key}, {"EXEC"},
 		})
 		u.want[to], u.want[from] = is, -1
 	case 1:
@@ -378,7 +368,7 @@ func TestSettlerMovedKeys(t *testing.T) {
 		"by a unit that settles them": {3, func(t *testing.T, u *unsettled, s *settler) {
 			for _, key := range u.DB(5).DoStrings(t, "KEYS", "*") {
 				u.pipeline(t, 5, [][]string{
-					{"MULTI"}, {"EVAL", settleKeysScript, "1", key, strconv.FormatInt(testGrace.Milliseconds(), 10), "1"}, {"MOVE", key, "3"}, {"EXEC"},
+					{"MULTI"}, {"EVAL", settleKeysScript, "1", key, strconv.FormatInt(testGrace.Milliseconds(), 10)}, {"MOVE", key, "3"}, {"EXEC"},
 				})
 			}
 		}},
@@ -433,7 +423,7 @@ func TestSettlerIsFenced(t *testing.T) {
 					t.Errorf("epoch %q: got %v", tt.epoch, err)
 				}
 				if reply, err := u.client.Do(context.Background(), u.client.B().Eval().Script(settleHashScript).Numkeys(2).Key(checkpoint.OwnerKey("test"), "huge").
-					Arg("0", "1", "7", "0", "0").Build()).AsStrSlice(); err != nil || len(reply) != 1 || reply[0] != tt.epoch {
+					Arg("0", "7", "0", "0").Build()).AsStrSlice(); err != nil || len(reply) != 1 || reply[0] != tt.epoch {
 					t.Errorf("epoch %q: of a hash: got %q, %v", tt.epoch, reply, err)
 				}
 				if after := u.Info(t, "persistence")["rdb_changes_since_last_save"]; after != before {
@@ -486,7 +476,7 @@ func TestSettleKeys(t *testing.T) {
 			u := newUnsettled(t, b, 3)
 			keys := []string{"key:0", "nothing", "huge", "small"}
 			for _, want := range []map[bool][]int64{{false: {3, 0}, true: {3, u.shiftedFields("huge") + u.shiftedFields("small")}}, {false: {0, 0}, true: {0, 0}}} {
-				cmd := append(append([]string{"EVAL", settleKeysScript, "4"}, keys...), "1000", "1")
+				cmd := append(append([]string{"EVAL", settleKeysScript, "4"}, keys...), "1000")
 				m := u.Do(t, cmd...)
 				if got, err := m.AsIntSlice(); err != nil || got[0] != want[b.HasFieldTTL()][0] || got[1] != want[b.HasFieldTTL()][1] {
 					t.Errorf("got %v, %v; want %v", got, err, want[b.HasFieldTTL()])

@@ -61,7 +61,6 @@ func (s Settling) share() float64 {
 type settler struct {
 	target replica.Endpoint
 	grace  time.Duration
-	fields bool           // look into hashes, too
 	busy   func() bool    // the target has better to do: take a tenth of its time at most; nil for never
 	report func(Settling) // called by run after each step; nil for nobody
 
@@ -183,7 +182,7 @@ func (s *settler) count(keys, fields rueidis.RedisMessage) {
 func (s *settler) do(ctx context.Context, script string, replies int, cursor string, keys ...string) ([]rueidis.RedisMessage, error) {
 	began := time.Now()
 	reply, err := s.conn.Do(ctx, s.conn.B().Eval().Script(script).Numkeys(int64(1+len(keys))).Key(checkpoint.OwnerKey(s.owner.name)).Key(keys...).
-		Arg(strconv.FormatInt(s.grace.Milliseconds(), 10), flag(s.fields), strconv.FormatInt(s.owner.epoch, 10), strconv.Itoa(s.databases[s.db]), cursor).Build()).ToArray()
+		Arg(strconv.FormatInt(s.grace.Milliseconds(), 10), strconv.FormatInt(s.owner.epoch, 10), strconv.Itoa(s.databases[s.db]), cursor).Build()).ToArray()
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("settle expiries: %w", replica.AuthStop("target", s.target, err))

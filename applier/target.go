@@ -32,7 +32,6 @@ type target struct {
 	lru     bool  // … IDLETIME
 
 	noPXAT   bool   // SET cannot take a moment (before 6.2)
-	fieldTTL bool   // hash fields may have expiries (Redis 7.4, Valkey 9.0)
 	eviction string // its maxmemory-policy, where that evicts anything
 
 	hasImportMode bool   // Valkey 8.1
@@ -108,10 +107,9 @@ func (t *target) read(info map[string]string) {
 	t.primary = info["master_host"] + ":" + info["master_port"]
 	t.cluster = info["cluster_enabled"] == "1"
 	t.version = info["redis_version"] // Valkey gives the Redis version that it is compatible with
-	t.scripts, t.noPXAT, t.fieldTTL = t.since(7, 0), !t.since(6, 2), t.since(7, 4)
+	t.scripts, t.noPXAT = t.since(7, 0), !t.since(6, 2)
 	if v := info["valkey_version"]; v != "" {
 		t.version = v
-		t.fieldTTL = t.since(9, 0)
 		t.hasImportMode = t.since(8, 1)
 	}
 	t.databases = map[int]bool{}

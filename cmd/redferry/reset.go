@@ -26,7 +26,7 @@ type resetCmd struct {
 	Takeover  bool `help:"Reset a migration whose owner lives; the owner stops writing and ends."`
 }
 
-// Run removes a migration's keys from its target, and then the note of it on this machine: in this order, since what is left behind by a
+// Run settles a migration's target and removes its keys from there, and then the note of it on this machine: in this order, since what is left behind by a
 // reset that broke off only makes the next run ask.
 func (c *resetCmd) Run(ctx context.Context, s *streams) error {
 	if err := c.check(); err != nil {
@@ -52,7 +52,7 @@ func (c *resetCmd) Run(ctx context.Context, s *streams) error {
 		}
 	}()
 	if !c.LocalOnly {
-		if err := c.removeKeys(ctx, s.out, target, home); err != nil {
+		if err := c.resetTarget(ctx, s, target, home); err != nil {
 			return err
 		}
 	}
@@ -98,19 +98,34 @@ func (c *resetCmd) awaitLock(ctx context.Context) (*applier.Home, error) {
 	}
 }
 
-func (c *resetCmd) removeKeys(ctx context.Context, w io.Writer, target replica.Endpoint, home *applier.Home) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+func (c *resetCmd) resetTarget(ctx context.Context, s *streams, target replica.Endpoint, home *applier.Home) error {
 	place := ""
 	if home != nil {
 		place = home.Place()
 	}
-	t, err := applier.Remove(ctx, target, c.Name, place, c.Takeover)
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r, err := applier.BeginReset(soon, target, c.Name, place, c.Takeover)
 	if err != nil {
 		return err
 	}
-	if len(t.Checkpoint) == 0 && len(t.OwnerKey) == 0 {
-		_, err = fmt.Fprintf(w, "target %s: it had nothing of migration %q\n", target, c.Name)
+	defer r.Close()
+	t := &r.Before
+	if t.None() {
+		_, err = fmt.Fprintf(s.out, "target %s: it had nothing of migration %q\n", target, c.Name)
+		return err
+	}
+	if t.Alive() && t.Owner.Place != place {
+		if _, err := fmt.Fprintf(s.out, "target %s: took the migration from %s\n", target, t.Owner.Text); err != nil {
+			return err
+		}
+	}
+	if err := settle(ctx, s, target, r); err != nil {
+		return err
+	}
+	soon, cancel = context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := r.Remove(soon); err != nil {
 		return err
 	}
 	what := "no checkpoint"
@@ -120,18 +135,49 @@ func (c *resetCmd) removeKeys(ctx context.Context, w io.Writer, target replica.E
 	case t.HasRecord:
 		what = fmt.Sprintf("phase %s, offset %s of %s", t.Record.Phase, humanize.Comma(t.Record.Offset), t.Record.ReplID)
 	}
-	if t.Alive() && c.Takeover && t.Owner.Place != place {
-		if _, err := fmt.Fprintf(w, "target %s: took the migration from %s\n", target, t.Owner.Text); err != nil {
-			return err
-		}
-	}
 	if was := t.Checkpoint[checkpoint.FieldImport]; was != "" {
-		if _, err := fmt.Fprintf(w, "target %s: import-mode is %s again, as before the migration\n", target, was); err != nil {
+		if _, err := fmt.Fprintf(s.out, "target %s: import-mode is %s again, as before the migration\n", target, was); err != nil {
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(w, "target %s: removed %[2]s and %[2]s:* (%[3]s); all other keys stay\n", target, checkpoint.Key(c.Name), what)
+	_, err = fmt.Fprintf(s.out, "target %s: removed %[2]s and %[2]s:* (%[3]s); all other keys stay\n", target, checkpoint.Key(c.Name), what)
 	return err
+}
+
+// sayEvery is how often a reset that takes long says how far it is.
+const sayEvery = 5 * time.Second
+
+// settle has the target expire its keys by itself again, as it does without redferry.
+func settle(ctx context.Context, s *streams, target replica.Endpoint, r *applier.Reset) error {
+	said := time.Now()
+	at, err := r.Settle(ctx, func(at applier.Settling) {
+		if time.Since(said) >= sayEvery {
+			said = time.Now()
+			fmt.Fprintln(s.err, settlingText(at))
+		}
+	})
+	switch {
+	case err == nil:
+		_, err = fmt.Fprintf(s.out, "target %s: settled the expiries of %s and %s\n", target, plural(at.Settled, "key"), plural(at.Fields, "hash field"))
+		return err
+	case replica.AsStop(err) != nil || at.Pass == 0:
+		return err
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	}
+	return &replica.Stop{
+		Kind: replica.Failed, Err: err,
+		Reason: fmt.Sprintf("reset broke off while it settled: about %s of %s still have shifted expiries", plural(at.Left(), "key"), target),
+		Hint:   "run the same reset again: it begins with what is left",
+	}
+}
+
+func settlingText(at applier.Settling) string {
+	text := fmt.Sprintf("settling: pass %d has looked at %s of %s keys", at.Pass, amount(float64(at.Looked)), amount(float64(at.Keys)))
+	if left := at.ETA(); left > 0 {
+		text += ", ETA " + short(left)
+	}
+	return text
 }
 
 func (c *resetCmd) forget(w io.Writer, home *applier.Home) error {
