@@ -64,13 +64,13 @@ type Applier struct {
 	// changes counts what happened to rec beside its progress, and written how much of that the target has.
 	changes, written int64
 	divergent        map[string][]string // the first keys of each command in the record's divergence that this process has seen
-	expires          bool                // the target may expire keys by itself: expiries are not shifted, or were not always
 	conn             *conn               // of the stream
 	queue            *queue
 	keys             map[string]replica.KeySpec // of the source's commands
 
 	// What translate goes by, and leaves behind. The queue's lock guards it.
 	expiries expiries
+	expires  bool  // the target may expire keys by itself: expiries are not shifted, or were not always
 	settling bool  // expiries are no longer shifted: commands that copy or compare some have those settled first
 	swapped  int64 // the offset behind the stream's last SWAPDB, which moves what has been settled
 	settled  bool  // nothing in the target is shifted any more, nor will be
@@ -176,6 +176,7 @@ func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.R
 			return replica.Resume{}, err
 		}
 	}
+	a.expectExpiry()
 	a.first = false
 	a.showDivergence()
 	a.setCheckpointed()

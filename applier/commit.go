@@ -60,6 +60,7 @@ func (a *Applier) Commit(ctx context.Context) error {
 			}
 		}
 		b := a.queue.take(ctx, idle.C)
+		a.noteSettling()
 		if err := a.owner.why(); err != nil {
 			return err
 		}

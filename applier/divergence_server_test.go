@@ -19,7 +19,7 @@ func TestNoDivergenceOnACleanRun(t *testing.T) {
 		t.Run(b.Name, func(t *testing.T) {
 			t.Parallel()
 			f := follow(t, b)
-			load(t, f.src, redistest.LoadOptions{Seed: 91, Writers: 2, Commands: 8000, SwapDB: true, Flush: true})
+			load(t, f.src, redistest.LoadOptions{Seed: 91, Writers: 2, Commands: 8000, SwapDB: true, Flush: true, TTL: true})
 			before := f.src.Offset(t)
 			for _, line := range effective(b) {
 				say(t, f.src, line.before...)

@@ -1,6 +1,10 @@
 package applier
 
-import "context"
+import (
+	"context"
+
+	"redferry/applier/checkpoint"
+)
 
 // A target is a primary: it expires keys by itself, and so would lose one whose TTL is renewed on the source before the renewal has arrived here. A real replica never
 // does that; it waits for the source's DEL. To be like it on any target, every expiry is written *shifted* by a constant, so that nothing expires here, and the
@@ -61,7 +65,7 @@ func (a *Applier) usual() expiries { return expiries{shift: a.Expiry == Shift} }
 func (a *Applier) writeExpiries(x expiries, settling bool) (from int64) {
 	a.queue.mu.Lock()
 	defer a.queue.mu.Unlock()
-	a.expiries, a.settling = x, settling
+	a.expiries, a.settling, a.expires = x, settling, a.expires || settling
 	return a.taken
 }
 
@@ -71,6 +75,23 @@ func (a *Applier) resetExpiries() {
 	a.queue.mu.Lock()
 	defer a.queue.mu.Unlock()
 	a.settled, a.taken, a.swapped = false, 0, 0
+}
+
+// expectExpiry says, by the record, whether the target may expire keys by itself. No Commit may be running.
+func (a *Applier) expectExpiry() {
+	a.queue.mu.Lock()
+	defer a.queue.mu.Unlock()
+	a.expires = a.Expiry == AsIs || a.Expiry == Shift && a.rec.Expiry == checkpoint.Mixed
+}
+
+// noteSettling has the record say what Settle is about, in case that this process does not come to its end. It is for Commit, whose the record is.
+func (a *Applier) noteSettling() {
+	a.queue.mu.Lock()
+	defer a.queue.mu.Unlock()
+	if a.settling && a.rec.Expiry == string(Shift) {
+		a.rec.Expiry = checkpoint.Mixed
+		a.changes++
+	}
 }
 
 // Settle implements [replica.Sink].

@@ -54,14 +54,18 @@ func (a *Applier) admitImport() error {
 // admitExpiry refuses to go on with a migration in another way than it was begun in: a shifted target has to be settled, and import mode to be ended, in the way that knows of it.
 // Of expiries that are as they are nothing has to be undone.
 func (a *Applier) admitExpiry(rec *checkpoint.Record) error {
-	if rec.Expiry == checkpoint.AsIs || rec.Expiry == string(a.Expiry) {
+	was := rec.Expiry
+	if was == checkpoint.Mixed {
+		was = string(Shift)
+	}
+	if was == checkpoint.AsIs || was == string(a.Expiry) {
 		return nil
 	}
 	return &replica.Stop{
 		Kind:   replica.Decide,
-		Reason: fmt.Sprintf("the expiries of this migration are written with --expiry=%s, and this run was given --expiry=%s", rec.Expiry, a.Expiry),
+		Reason: fmt.Sprintf("the expiries of this migration are written with --expiry=%s, and this run was given --expiry=%s", was, a.Expiry),
 		Hint: fmt.Sprintf("go on with --expiry=%[1]s; or finish with it, `redferry run --expiry=%[1]s --stop-at caught-up`, after which the target's expiries are the source's, and change then",
-			rec.Expiry),
+			was),
 	}
 }
 
@@ -75,7 +79,11 @@ func (a *Applier) importWas() string {
 
 // takeUpExpiry has the checkpoint that was found say how this run writes expiries.
 func (a *Applier) takeUpExpiry(ctx context.Context) error {
-	if a.rec.Expiry != string(a.Expiry) {
+	switch {
+	case a.rec.Expiry == string(a.Expiry), a.rec.Expiry == checkpoint.Mixed:
+	case a.Expiry == Shift:
+		return a.changeExpiry(ctx, checkpoint.Mixed)
+	default:
 		return a.changeExpiry(ctx, a.Expiry)
 	}
 	a.imports.set(a.Expiry == Import)

@@ -337,6 +337,8 @@ func TestExpiryMayNotChange(t *testing.T) {
 		"shift, and import now":      {"shift", "2", applier.Import, true},
 		"import, and shift now":      {"import", "2", applier.Shift, true},
 		"ended, and shift now":       {"as-is", "2", applier.Shift, false},
+		"mixed, and shift now":       {"mixed", "2", applier.Shift, false},
+		"mixed, and import now":      {"mixed", "2", applier.Import, true},
 		"ended, and import now":      {"as-is", "2", applier.Import, false},
 		"an old one, and shift now":  {"", "1", applier.Shift, false},
 		"an old one, and import now": {"", "1", applier.Import, false},
@@ -357,7 +359,7 @@ func TestExpiryMayNotChange(t *testing.T) {
 			}
 			m.apply.Expiry = tt.now
 			if tt.refused {
-				wantStop(t, m.start(t).wait(t), replica.Decide, "go on with --expiry="+tt.was)
+				wantStop(t, m.start(t).wait(t), replica.Decide, "go on with --expiry="+strings.Replace(tt.was, "mixed", "shift", 1))
 				return
 			}
 			r := m.start(t)
@@ -365,9 +367,13 @@ func TestExpiryMayNotChange(t *testing.T) {
 			if err := r.end(); err != nil {
 				t.Fatal(err)
 			}
+			want := string(tt.now)
+			if tt.now == applier.Shift && tt.was != "shift" {
+				want = "mixed" // what is there may expire
+			}
 			reply := dst.Do(t, "HGETALL", key)
 			fields, err := reply.AsStrMap()
-			if err != nil || fields["expiry"] != string(tt.now) || fields["format"] != "2" || (fields["import_was"] == "no") != (tt.now == applier.Import) {
+			if err != nil || fields["expiry"] != want || fields["format"] != "2" || (fields["import_was"] == "no") != (tt.now == applier.Import) {
 				t.Errorf("the checkpoint says %v, %v", fields, err)
 			}
 		})

@@ -21,8 +21,11 @@ const Format = 2
 // formatAsIs is the version that did not say how expiries are written: they were as the source has them.
 const formatAsIs = 1
 
-// AsIs is the Expiry of a target in which nothing has to be undone: its expiries are the source's.
-const AsIs = "as-is"
+// The Expiry of a record, beside those that an operator may choose.
+const (
+	AsIs  = "as-is" // nothing has to be undone: the target's expiries are the source's
+	Mixed = "mixed" // new ones are shifted, older ones may be the source's: it was settled, in part at least, and gone on with
+)
 
 // Prefix begins every key that redferry writes for itself. Such keys are never copied from a source.
 const Prefix = "redferry:"
@@ -68,7 +71,7 @@ type Record struct {
 	// Divergence is of the replies that were read, since the snapshot. It is shared by copies of the record.
 	Divergence Divergence
 
-	Expiry    string // how the target's expiries are written: shift, import, or AsIs
+	Expiry    string // how the target's expiries are written: shift, import, AsIs or Mixed
 	ImportWas string // import: the target's import-mode before, to be put back; empty otherwise
 
 	Time   int64  // of the last write, Unix time in ms by the writer's clock

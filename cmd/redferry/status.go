@@ -78,6 +78,7 @@ func printStatus(w io.Writer, target string, t *applier.Traces) error {
 		p.row("snapshot", "%s", snapshotText(r))
 	}
 	p.row("written", "%s", ageText(t))
+	p.row("expiry", "%s", expiryText(r))
 	p.row("owner", "%s", ownerText(t))
 	p.row("rejected", "%s", countText(r.Rejected, "writes that the target refused; they are in rejected.resp where redferry runs"))
 	p.row("diverged", "%s", countText(r.Diverged, "transactions that took effect though their guard had not agreed: compare both sides"))
@@ -102,6 +103,16 @@ func phaseText(t *applier.Traces) string {
 		return "completed: a cutover has ended this migration"
 	}
 	return string(t.Record.Phase)
+}
+
+func expiryText(r *checkpoint.Record) string {
+	switch r.Expiry {
+	case string(applier.Shift), checkpoint.Mixed:
+		return "shifted: the source expires keys, the target does not; `run --stop-at caught-up`, or reset, gives it the source's TTLs"
+	case string(applier.Import):
+		return "in the target's import mode, which was " + r.ImportWas + " before; `run --stop-at caught-up`, or reset, ends it"
+	}
+	return "as in the source"
 }
 
 func snapshotText(r *checkpoint.Record) string {
@@ -169,6 +180,7 @@ type statusJSON struct {
 	Diverged     int64     `json:"diverged"`
 	Checked      int64     `json:"checked"`
 	Unchecked    string    `json:"unchecked"`
+	Expiry       string    `json:"expiry"`
 	Owner        ownerJSON `json:"owner"`
 
 	Divergence checkpoint.Divergence `json:"divergence,omitempty"`
@@ -186,7 +198,7 @@ func statusOf(target string, t *applier.Traces) statusJSON {
 	s := statusJSON{
 		Name: r.Name, Target: target, Phase: string(r.Phase), Origin: string(r.Origin), Source: r.Source, ReplID: r.ReplID, Offset: r.Offset, DB: r.DB,
 		SnapshotRead: r.SnapshotRead, SnapshotSize: r.SnapshotSize, WrittenAt: time.UnixMilli(r.Time).UTC(), AgeSeconds: age(t).Seconds(),
-		Rejected: r.Rejected, Diverged: r.Diverged, Divergence: r.Divergence, Checked: r.Checked, Unchecked: r.Unchecked,
+		Rejected: r.Rejected, Diverged: r.Diverged, Divergence: r.Divergence, Checked: r.Checked, Unchecked: r.Unchecked, Expiry: r.Expiry,
 	}
 	if t.HasOwner {
 		s.Owner = ownerJSON{Text: t.Owner.Text, Epoch: t.Owner.Epoch, Alive: t.Alive(), LeaseSeconds: t.Owner.Lease.Sub(t.Now).Seconds()}

@@ -85,7 +85,7 @@ func TestTerminal(t *testing.T) {
 				t.Errorf("no line of progress in %q", out.String())
 			}
 			lines := strings.Split(strings.TrimSpace(got), "\n")
-			if last := lines[len(lines)-1]; !strings.Contains(last, "stopped; the same command goes on from here. In ") {
+			if last := lines[len(lines)-1]; !strings.Contains(last, " gives it the source's TTLs. In ") {
 				t.Errorf("the last line is not the summary: %q", last)
 			}
 		})
