@@ -15,6 +15,9 @@ import (
 // applyBuffer is the read buffer between spool and sink: large enough that most commands lie in it whole.
 const applyBuffer = 1 << 20
 
+// loadBuffer is the one between spool and sink for the RDB.
+const loadBuffer = 64 << 10
+
 // apply goes through all the steps from asking the target where it is to an end of its patience, or of the spool's service.
 func (r *run) apply(ctx context.Context) (progress bool, err error) {
 	attempt, src, done, err := r.desk.begin(ctx)
@@ -102,7 +105,7 @@ func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 	defer rdb.Close()
 	defer context.AfterFunc(ctx, rdb.Interrupt)()
 	in := &counted{Reader: rdb, n: snap.From}
-	snap.RDB = bufio.NewReaderSize(in, applyBuffer)
+	snap.RDB = bufio.NewReaderSize(in, loadBuffer)
 	snap.Interrupt, snap.Durable = rdb.Interrupt, r.behind()
 	snap.End = func() error {
 		parsed := in.n - int64(snap.RDB.Buffered())

@@ -11,8 +11,9 @@ import (
 	"redferry/replica/spool"
 )
 
-// receiveBuffer is how much is read from the source, and written to the spool, at a time.
-const receiveBuffer = 512 << 10
+// receiveBuffer is how much is read from the source, and written to the spool, at a time. It stays in the processor's cache on its way: with 512 KiB here
+// and 1 MiB in loadBuffer a snapshot cost a twentieth more CPU, on all three sides.
+const receiveBuffer = 64 << 10
 
 // errReplan ends receiving because the target is somewhere that the spool does not serve.
 var errReplan = errors.New("the target is not where the spool serves it")

@@ -43,7 +43,7 @@ type cli struct {
 
 	Run     runCmd     `cmd:"" help:"Replicate from the source into the target: the snapshot, then the stream. The same command goes on after any crash."`
 	Status  statusCmd  `cmd:"" help:"Show how far a migration is, from the checkpoint in its target."`
-	Reset   resetCmd   `cmd:"" help:"Remove a migration's own keys from the target, and what this machine knows of it. Data stays."`
+	Reset   resetCmd   `cmd:"" help:"Settle a migration's target, and remove its own keys there and what this machine knows of it. Data stays."`
 	Inspect inspectCmd `cmd:"" help:"Show what is in an RDB file, or in a target's checkpoint."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 	Help    helpCmd    `cmd:"" help:"Show help, of a command or of all."`

@@ -214,6 +214,9 @@ func summary(p *replica.Progress, took time.Duration) string {
 	}
 	parts = append(parts, humanize.Comma(p.Commands.Load())+" commands of the stream, up to offset "+humanize.Comma(p.Checkpointed.Load()))
 	counts := []string{plural(p.FullResyncs.Load(), "full resync"), plural(p.Reconnects.Load(), "reconnect"), plural(p.Rejected.Load(), "refused write")}
+	if n := p.Settled.Load(); n > 0 {
+		counts = append(counts, humanize.Comma(n)+" expiries settled")
+	}
 	if n := p.Evicted.Load(); n > 0 {
 		counts = append(counts, plural(n, "key")+" that the target evicted")
 	}
