@@ -77,19 +77,27 @@ func (r *run) settle(ctx context.Context) error {
 	}
 }
 
-// lagLooks is how often the lag is looked at while the sink settles.
-const lagLooks = 50 * time.Millisecond
+const (
+	lagLooks   = 50 * time.Millisecond // how often the lag is looked at
+	sayTooLong = 5 * time.Second       // how long it may be too large before that is said
+)
 
-// closeUp waits until the target is well within the grace behind the source.
+// closeUp waits until the target is well within the grace behind the source. A line may be too slow for that.
 func (r *run) closeUp(ctx context.Context) error {
-	for r.lag() > r.TTLGrace/2 {
+	tooLong := time.After(sayTooLong)
+	for {
+		lag := r.lag()
+		if lag <= r.TTLGrace/2 {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-tooLong:
+			r.Log.Warn().Dur("lag", lag).Dur("ttl_grace", r.TTLGrace).Msg("settling waits until the lag is less than half of --ttl-grace: give a larger one if the line is too slow for that")
 		case <-time.After(lagLooks):
 		}
 	}
-	return nil
 }
 
 // settleOnce has the sink settle for as long as the lag is within the grace.
