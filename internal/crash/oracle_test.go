@@ -3,6 +3,8 @@ package crash
 import (
 	"strconv"
 	"time"
+
+	"redferry/internal/redistest"
 )
 
 // ledger is what the oracle keeps: how many full resyncs there were, and how many the faults excuse.
@@ -130,6 +132,15 @@ func (w *world) wayOn() string {
 	return ""
 }
 
+// comparing is how equal both sides have to be.
+func (w *world) comparing() redistest.CompareOptions {
+	o := redistest.CompareOptions{Settled: true}
+	if !w.source.Build.Has70() { // it sends spans of time, which count from when they arrive: later, the longer redferry was away
+		o.TTLTolerance = 5 * time.Second
+	}
+	return o
+}
+
 // audit looks at the bill.
 func (w *world) audit() {
 	w.countResyncs()
@@ -140,5 +151,8 @@ func (w *world) audit() {
 		if n := w.target.DoString(w.t, "HGET", "redferry:default", field); n != "0" {
 			w.t.Errorf("%s: got %q, want 0", field, n)
 		}
+	}
+	if kinds := w.target.DoString(w.t, "HGET", "redferry:default", "divergence"); kinds != "" {
+		w.t.Errorf("divergence: %s", kinds)
 	}
 }

@@ -25,6 +25,8 @@ type plan struct {
 	arriving       bool   // the faults begin with the snapshot; otherwise once the target is caught up
 	lines          [2]int // bytes a second between redferry and source, and target, so that a snapshot takes its time; 0: no limit
 	writers, rate  int    // of the load on the source, meanwhile
+	ttl            bool   // keys and fields expire, and are renewed
+	settled        bool   // a run was over when the faults begin, and has settled the target: this one goes on with that
 	spool          []string
 	small          bool // --dir is on a disk of its own, that can be full
 	faults         []fault
@@ -99,6 +101,8 @@ func newPlan(seed uint64, builds []redistest.Build) plan {
 		p.spool = []string{"--spool-max=16MiB"}
 	}
 	p.small = p.spooled() && yes(30)
+	p.ttl = yes(60)
+	p.settled = !p.arriving && yes(30)
 	p.drawFaults(r)
 	return p
 }
@@ -111,6 +115,15 @@ func newestOf(server string, builds []redistest.Build) redistest.Build {
 		}
 	}
 	return builds[0]
+}
+
+// filling is what is there before the migration begins. Some of it expires while that goes on, unless it was settled: then what is there expires by itself, as nobody else may have to do it.
+func (p *plan) filling() redistest.FillOptions {
+	o := redistest.FillOptions{Keys: p.keys, Seed: p.seed}
+	if p.ttl && !p.settled {
+		o.MinTTL, o.MaxTTL = time.Second, 20*time.Second
+	}
+	return o
 }
 
 func (p *plan) spooled() bool { return !slices.Contains(p.spool, "--spool=off") }
@@ -145,7 +158,7 @@ func (p plan) String() string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("SEED=%d", p.seed)
 	line("  source %s, %s; repl-diskless-sync %v, repl-backlog-size %s%s; target %s", p.source.Name, p.shape, p.diskless, p.backlog, p.savesText(), p.target.Name)
-	line("  %d keys; load of %d writers, %d commands a second; the faults begin %s", p.keys, p.writers, p.rate, p.beginText())
+	line("  %d keys; load of %d writers, %d commands a second%s; the faults begin %s", p.keys, p.writers, p.rate, p.ttlText(), p.beginText())
 	line("  %s; --dir on %s", cmp.Or(strings.Join(p.spool, " "), "--spool=on"), map[bool]string{true: "a small disk of its own", false: "the usual disk"}[p.small])
 	for _, f := range p.faults {
 		line("  %v", f)
@@ -160,9 +173,19 @@ func (p *plan) savesText() string {
 	return ""
 }
 
+func (p *plan) ttlText() string {
+	if p.ttl {
+		return ", with TTLs"
+	}
+	return ""
+}
+
 func (p *plan) beginText() string {
-	if p.arriving {
+	switch {
+	case p.arriving:
 		return fmt.Sprintf("with the snapshot, on lines of %d and %d MiB/s", p.lines[0]>>20, p.lines[1]>>20)
+	case p.settled:
+		return "in the stream, after a run that has settled"
 	}
 	return "in the stream"
 }

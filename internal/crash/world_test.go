@@ -44,7 +44,7 @@ func newWorld(t *testing.T, p plan) *world {
 	quiet := redistest.Config("repl-backlog-size "+p.backlog, "repl-diskless-sync "+map[bool]string{true: "yes", false: "no"}[p.diskless])
 	first := redistest.Start(t, p.source, quiet)
 	w.written, w.source = first, first
-	redistest.Fill(t, first, redistest.FillOptions{Keys: p.keys, Seed: p.seed})
+	redistest.Fill(t, first, p.filling())
 	w.target = redistest.Start(t, p.target, redistest.Config("appendonly yes", "appendfsync always"))
 	if p.shape != alone {
 		w.inner = redistest.NewProxy(t, first.Addr())
@@ -93,11 +93,14 @@ func (w *world) prepare() {
 func endure(t *testing.T, p plan) {
 	t.Log(p)
 	w := newWorld(t, p)
-	if !p.arriving {
+	if p.settled {
 		w.victim.finish()
 	}
-	w.startLoad()
 	w.launch()
+	if !p.arriving {
+		until(t, "the target has the snapshot", func() bool { return w.checkpoint().phase == "stream" })
+	}
+	w.startLoad()
 	for _, e := range p.timetable() {
 		w.until(e.at)
 		if e.ends {
@@ -132,7 +135,7 @@ func (p plan) timetable() []event {
 func (w *world) startLoad() {
 	w.loads++
 	w.stopLoad = redistest.StartLoad(w.t, w.written, redistest.LoadOptions{
-		Seed: w.seed + w.loads, Writers: w.writers, Rate: w.rate, SwapDB: true, Flush: true,
+		Seed: w.seed + w.loads, Writers: w.writers, Rate: w.rate, TTL: w.ttl, SwapDB: true, Flush: true,
 	})
 }
 
@@ -260,7 +263,7 @@ func (w *world) settle() {
 			w.ended(code)
 		}
 	}
-	redistest.AssertEqual(w.t, w.written, w.target, redistest.CompareOptions{})
+	redistest.AssertEqual(w.t, w.written, w.target, w.comparing())
 	w.audit()
 	w.t.Logf("%d commands; %d full resyncs, of which the faults excuse %d", w.commands, w.counted, w.excused)
 }
