@@ -54,3 +54,59 @@ func TestCrashExpiry(t *testing.T) {
 		t.Logf("%s keys have expired at %s", s.Info(t, "stats")["expired_keys"], s.Addr())
 	}
 }
+
+// SIGKILL in the midst of settling, again and again, while keys expire and are renewed. What was settled expires by itself from then on, and has the grace for that, which is longer
+// here than redferry is ever away.
+func TestCrashWhileItSettles(t *testing.T) {
+	t.Parallel()
+	builds := redistest.Servers(t)
+	for _, b := range []redistest.Build{newestOf("redis", builds), newestOf("valkey", builds)} {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			killWhileItSettles(t, b)
+		})
+	}
+}
+
+func killWhileItSettles(t *testing.T, b redistest.Build) {
+	r := dice(t)
+	src := redistest.Start(t, b, redistest.Config("repl-backlog-size 64mb"))
+	dst := redistest.Start(t, b, redistest.Config("appendonly yes", "appendfsync always"))
+	redistest.Fill(t, src, redistest.FillOptions{Keys: 30_000, Seed: r.Uint64(), Volatile: 0.9})
+	proxy := redistest.NewProxy(t, dst.Addr())
+	const grace = 5 * time.Second
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()), "--ttl-grace", grace.String())
+	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Writers: 2, Rate: 1000, TTL: true})
+	p := v.start()
+	until(t, "the target has the snapshot", func() bool { return dst.DoString(t, "HGET", "redferry:default", "phase") == "stream" })
+	p.Kill()
+	before := shifted(t, dst)
+	proxy.Throttle(redistest.FromServer, 50<<10) // so that a pass takes its time
+	for range 4 {
+		mark := len(v.logged())
+		p = v.start("--stop-at", "caught-up")
+		until(t, "it settles", func() bool { return v.said(mark, `"state":"settling"`) })
+		time.Sleep(between(r, 100*time.Millisecond, time.Second))
+		p.Kill()
+	}
+	stop()
+	if left := shifted(t, dst); left == 0 || left > before*9/10 {
+		t.Errorf("%d keys are shifted, and %d were before it settled: that was no kill in the midst", left, before)
+	}
+	proxy.Throttle(redistest.FromServer, 0)
+	v.settledEqual(src, dst, redistest.CompareOptions{Grace: grace})
+}
+
+// shifted counts the keys whose expiries are.
+func shifted(t *testing.T, s *redistest.Server) (n int) {
+	t.Helper()
+	for db := range 16 {
+		m := s.DB(db).Do(t, "EVAL", "local n = 0; for _, key in ipairs(redis.call('KEYS', '*')) do if redis.call('PTTL', key) > 2^51 then n = n + 1 end end; return n", "0")
+		here, err := m.AsInt64()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += int(here)
+	}
+	return n
+}
