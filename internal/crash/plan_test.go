@@ -121,7 +121,7 @@ func newestOf(server string, builds []redistest.Build) redistest.Build {
 func (p *plan) filling() redistest.FillOptions {
 	o := redistest.FillOptions{Keys: p.keys, Seed: p.seed}
 	if p.ttl && !p.settled {
-		o.MinTTL, o.MaxTTL = time.Second, 20*time.Second
+		o.MinTTL, o.MaxTTL = time.Second, 10*time.Second
 	}
 	return o
 }
