@@ -21,14 +21,14 @@ type batch struct {
 
 // command is one command of a batch.
 type command struct {
-	args    int // where its arguments end, in ends
-	db      int
-	needs   [2]int // databases that it needs beside db
-	effect  effect
-	expect  expect
-	settles bool  // its first key is settled before it
-	unfit   error // why it cannot be sent to any target
-	skip    bool  // refused for good, and left out
+	args   int // where its arguments end, in ends
+	db     int
+	needs  [2]int // databases that it needs beside db
+	effect effect
+	expect expect
+	script string // that its first key goes through before it; empty for none
+	unfit  error  // why it cannot be sent to any target
+	skip   bool   // refused for good, and left out
 }
 
 // unit is one unit of a batch.

@@ -26,11 +26,11 @@ const (
 
 // translated is a command of the stream as it goes to the target. The slices are good until the next one is translated.
 type translated struct {
-	args    [][]byte
-	then    [][]byte // another command, to go right behind it; nil when there is none
-	effect  effect
-	needs   [2]int // databases beside its own that it needs; those of a SWAPDB
-	settles bool   // it copies or compares the expiries of its first key, which have to be settled before
+	args   [][]byte
+	then   [][]byte // another command, to go right behind it; nil when there is none
+	effect effect
+	needs  [2]int // databases beside its own that it needs; those of a SWAPDB
+	script string // that its first key goes through before it, for it copies or compares the expiries that are there; empty for none
 }
 
 var (
@@ -93,8 +93,8 @@ func (a *Applier) translate(u *replica.Unit, cmd replica.Command) (t translated,
 	}
 	if c, ok := expireCommandOf(t.args); ok {
 		a.expire(&t, c, u.When)
-	} else if a.settling {
-		t.settles = copiesExpiry(t.args)
+	} else if a.settling && copiesExpiry(t.args) {
+		t.script = settleKeysScript
 	}
 	return t, false, nil
 }

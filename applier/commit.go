@@ -35,7 +35,7 @@ func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 				b.add(cmd.Args, command{db: cmd.DB, unfit: err})
 				continue
 			}
-			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, settles: t.settles, expect: expected(u, i, t.args, a.expires)})
+			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, script: t.script, expect: expected(u, i, t.args, a.expires)})
 			if t.then != nil {
 				b.add(t.then, command{db: cmd.DB})
 			}

@@ -103,7 +103,13 @@ func (a *Applier) expire(t *translated, c expireCommand, when func() int64) {
 	if args := c.write(r, t.args, c.told); args != nil {
 		t.args, t.then = args, r.then
 	}
-	t.settles = a.settling && r.compares
+	switch {
+	case !r.compares:
+	case a.settling:
+		t.script = settleKeysScript
+	case a.expires && a.expiries.shift: // some of what is there may not be shifted
+		t.script = shiftKeysScript
+	}
 }
 
 // reset makes ready for the next command. It keeps no hold of the last one's arguments, nor of the memory that a giant one took.

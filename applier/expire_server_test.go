@@ -196,3 +196,32 @@ func TestExpiryToATargetWithoutPXAT(t *testing.T) {
 		t.Errorf("refused writes: got %d", got)
 	}
 }
+
+// A migration that is gone on with after its end has expiries in its target that are not shifted, and new ones that are. A command with a condition compares them nevertheless.
+func TestConditionsBehindASettledTarget(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		if !b.HasFieldTTL() {
+			continue
+		}
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			say(t, src, "HSET h a 1 b 2 c 3 d 4", "HEXPIRE h 1000 FIELDS 1 a", "HEXPIRE h 100 FIELDS 2 b c")
+			m := newMigration(t, src.URL(), dst.URL())
+			m.finish(t)
+			f := &following{src: src, dst: dst, m: m, running: m.start(t)}
+			f.until(t, replica.InSync, "")
+			say(t, src, "HEXPIRE h 500 GT FIELDS 2 a b", "HEXPIRE h 50 LT FIELDS 1 c", "HEXPIRE h 400 LT FIELDS 2 a c", "HEXPIRE h 600 NX FIELDS 2 a d")
+			f.equal(t)
+			if err := f.end(); err != nil {
+				t.Fatal(err)
+			}
+			m.finish(t)
+			redistest.AssertEqual(t, src, dst, redistest.CompareOptions{Settled: true})
+			if rec := mustRecord(t, dst); rec.Divergence.Total() != 0 {
+				t.Errorf("divergence: %v", rec.Divergence)
+			}
+		})
+	}
+}

@@ -151,7 +151,7 @@ func (a *Applier) pack(f *flight) {
 	f.p = p
 }
 
-// packCommands queues the commands of units; before those that copy or compare expiries the settling of their keys, and after those that touch our own
+// packCommands queues the commands of units; before those that copy or compare expiries what has to be done to their keys, and after those that touch our own
 // keys what these should be. lost tells that there was one of these.
 func (a *Applier) packCommands(p *pipeline, b *batch, from, end int) (lost bool) {
 	first, last := b.span(from, end)
@@ -160,8 +160,8 @@ func (a *Applier) packCommands(p *pipeline, b *batch, from, end int) (lost bool)
 		if c.skip {
 			continue
 		}
-		if c.settles {
-			p.queue(c.db, a.settleKey(p.b, b.argument(i, 1)), refOwn)
+		if c.script != "" {
+			p.queue(c.db, a.prepareKey(p.b, c.script, b.argument(i, 1)), refOwn)
 		}
 		p.queue(c.db, b.build(p.b, i), i)
 		switch c.effect {
@@ -176,10 +176,10 @@ func (a *Applier) packCommands(p *pipeline, b *batch, from, end int) (lost bool)
 	return lost
 }
 
-// settleKey settles one key.
-func (a *Applier) settleKey(b rueidis.Builder, key []byte) rueidis.Completed {
+// prepareKey settles or shifts one key.
+func (a *Applier) prepareKey(b rueidis.Builder, script string, key []byte) rueidis.Completed {
 	grace := strconv.FormatInt(a.TTLGrace.Milliseconds(), 10)
-	return b.Eval().Script(settleKeysScript).Numkeys(1).Key(rueidis.BinaryString(key)).Arg(grace).Build()
+	return b.Eval().Script(script).Numkeys(1).Key(rueidis.BinaryString(key)).Arg(grace).Build()
 }
 
 // restoreOwner writes what a command of the same transaction has removed or moved, but for the checkpoint.

@@ -74,13 +74,23 @@ end
 
 // settleKeysScript settles keys, however large, in the database that is selected: for the transaction whose next command copies or compares their expiries.
 // KEYS: the keys. ARGV: as above. Replies how many keys and how many hash fields it has settled.
-const settleKeysScript = settleFunctions + `
+const settleKeysScript = settleFunctions + settleKeys
+
+const settleKeys = `
 local keys, fields = 0, 0
 for _, key in ipairs(KEYS) do
   if isHash(key) then fields = fields + settleFields(key) end
   keys = keys + settleKey(key)
 end
 return {keys, fields}`
+
+// shiftKeysScript takes them back: for a command with a condition, where new expiries are shifted again and those that are there were settled.
+// KEYS, ARGV and the reply are the same.
+const shiftKeysScript = settleFunctions + `
+settled = function(ms, shift)
+  if ms > 0 and ms < distant then return string.format('%.0f', math.max(1, ms - grace) + shift) end
+end
+` + settleKeys
 
 // settleFence lets the pass's scripts go on only as long as the migration is the caller's, and into the database that they are about; SELECT in a script holds until
 // its end. KEYS: owner. ARGV: grace, epoch, database. Replies nothing but the owner's epoch when it is another one.
