@@ -63,6 +63,7 @@ type Applier struct {
 	stored int64             // the checked offset that the target has
 	// changes counts what happened to rec beside its progress, and written how much of that the target has.
 	changes, written int64
+	mixed            int64               // the change by which rec says that the target is settled in part
 	divergent        map[string][]string // the first keys of each command in the record's divergence that this process has seen
 	conn             *conn               // of the stream
 	queue            *queue
@@ -70,11 +71,12 @@ type Applier struct {
 
 	// What translate goes by, and leaves behind. The queue's lock guards it.
 	expiries expiries
-	expires  bool  // the target may expire keys by itself: expiries are not shifted, or were not always
-	settling bool  // expiries are no longer shifted: commands that copy or compare some have those settled first
-	swapped  int64 // the offset behind the stream's last SWAPDB, which moves what has been settled
-	settled  bool  // nothing in the target is shifted any more, nor will be
-	taken    int64 // the offset behind the last unit; 0 before the first since Resume
+	expires  bool          // the target may expire keys by itself: expiries are not shifted, or were not always
+	settling bool          // expiries are no longer shifted: commands that copy or compare some have those settled first
+	swapped  int64         // the offset behind the stream's last SWAPDB, which moves what has been settled
+	settled  bool          // nothing in the target is shifted any more, nor will be
+	taken    int64         // the offset behind the last unit; 0 before the first since Resume
+	noted    chan struct{} // closed when the target's record says that it is being settled; nil when nobody waits
 	rewriter rewriter
 
 	writing atomic.Bool // Commit has something to write

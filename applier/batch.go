@@ -147,6 +147,7 @@ type queue struct {
 	filled chan struct{} // has something to take
 	full   chan struct{} // has a full batch to take
 	taken  chan struct{} // has space again
+	asked  chan struct{} // has nothing, perhaps, but Commit is to look after its record
 
 	mu    sync.Mutex
 	cur   *batch
@@ -165,7 +166,7 @@ const (
 
 func newQueue() *queue {
 	return &queue{
-		filled: make(chan struct{}, 1), full: make(chan struct{}, 1), taken: make(chan struct{}, 1),
+		filled: make(chan struct{}, 1), full: make(chan struct{}, 1), taken: make(chan struct{}, 1), asked: make(chan struct{}, 1),
 		cur: &batch{}, limit: localBatch, most: localBatch,
 	}
 }
@@ -200,7 +201,7 @@ func (q *queue) put(ctx context.Context, f func(b *batch) error) error {
 	}
 }
 
-// take waits for units, and at most until idle fires. nil means that there are none, because of idle or because ctx ended.
+// take waits for units, and at most until idle fires, or somebody asks. nil means that there are none, because of these or because ctx ended.
 func (q *queue) take(ctx context.Context, idle <-chan time.Time) *batch {
 	for {
 		if b := q.swap(); b != nil {
@@ -209,6 +210,8 @@ func (q *queue) take(ctx context.Context, idle <-chan time.Time) *batch {
 		select {
 		case <-q.filled:
 		case <-idle:
+			return q.swap()
+		case <-q.asked:
 			return q.swap()
 		case <-ctx.Done():
 			return q.swap()

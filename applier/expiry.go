@@ -84,13 +84,34 @@ func (a *Applier) expectExpiry() {
 	a.expires = a.Expiry == AsIs || a.Expiry == Shift && a.rec.Expiry == checkpoint.Mixed
 }
 
-// noteSettling has the record say what Settle is about, in case that this process does not come to its end. It is for Commit, whose the record is.
+// noteSettling has the record say what Settle is about, in case that this process does not come to its end, and lets Settle begin once the target has that. It is for Commit,
+// whose the record is.
 func (a *Applier) noteSettling() {
 	a.queue.mu.Lock()
 	defer a.queue.mu.Unlock()
 	if a.settling && a.rec.Expiry == string(Shift) {
 		a.rec.Expiry = checkpoint.Mixed
 		a.changes++
+		a.mixed = a.changes
+	}
+	if a.noted != nil && a.written >= a.mixed {
+		close(a.noted)
+		a.noted = nil
+	}
+}
+
+// awaitNote waits until Commit has noted that the target is being settled.
+func (a *Applier) awaitNote(ctx context.Context) error {
+	noted := make(chan struct{})
+	a.queue.mu.Lock()
+	a.noted = noted
+	a.queue.mu.Unlock()
+	wake(a.queue.asked)
+	select {
+	case <-noted:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -111,6 +132,9 @@ func (a *Applier) Settle(ctx context.Context) error {
 // settle settles what is in the target, while nothing shifted comes to it any more. A SWAPDB takes keys to where they were looked for already: then all is looked at once more.
 func (a *Applier) settle(ctx context.Context) error {
 	from := a.writeExpiries(expiries{grace: a.TTLGrace.Milliseconds()}, true)
+	if err := a.awaitNote(ctx); err != nil {
+		return err
+	}
 	s := &settler{target: a.Target, grace: a.TTLGrace, busy: a.writing.Load, report: a.showSettling}
 	for {
 		swapped := a.lastSwap()

@@ -97,6 +97,7 @@ func (a *Applier) land(ctx context.Context, f *flight, before error) (committed 
 		a.stored = stored
 		if f.whole {
 			a.written = f.changes
+			a.noteSettling()
 		}
 	}
 	stop := a.rejectFailed(ctx, f.b, failed)
