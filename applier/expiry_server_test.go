@@ -2,33 +2,32 @@ package applier_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"redferry/applier"
+	"redferry/applier/checkpoint"
 	"redferry/internal/redistest"
 	"redferry/replica"
 )
 
-// behind starts a source and a target, and has the target follow through a line that can be slow.
-func behind(t *testing.T, b redistest.Build, change ...func(*migration)) (*following, *redistest.Proxy) {
+// behind has a target follow its source through a line that can be held.
+func behind(t *testing.T, src, dst *redistest.Server, expiry applier.Expiry) (*following, *redistest.Proxy) {
 	t.Helper()
-	f := &following{src: redistest.Start(t, b), dst: redistest.Start(t, b)}
-	line := redistest.NewProxy(t, f.dst.Addr())
-	f.m = newMigration(t, f.src.URL(), f.dst.URLAt(line.Addr()))
-	for _, c := range change {
-		c(f.m)
-	}
+	line := redistest.NewProxy(t, dst.Addr())
+	f := &following{src: src, dst: dst, m: newMigration(t, src.URL(), dst.URLAt(line.Addr()))}
+	f.m.apply.Expiry = expiry
 	f.running = f.m.start(t)
 	f.until(t, replica.InSync, "")
 	return f, line
 }
 
-// lagging has the target behind its source for two seconds, in which f writes.
-func lagging(line *redistest.Proxy, f func()) {
-	const lag = 2 * time.Second
+// lagging has the target behind its source for so long, while f writes.
+func lagging(line *redistest.Proxy, lag time.Duration, f func()) {
 	line.Hold(redistest.FromClient, true)
 	over := time.After(lag)
 	f()
@@ -93,7 +92,7 @@ func TestRenewedThroughASlowSnapshot(t *testing.T) {
 			}
 			f.agrees(t)
 		})
-		if i > 0 && i < len(builds)-1 {
+		if i < len(builds)-1 {
 			continue
 		}
 		t.Run(b.Name+", as it is", func(t *testing.T) {
@@ -136,9 +135,9 @@ func nearExpiries(b redistest.Build) []nearExpiry {
 // T60, T61: what is written to a key, or to a field, before it expires in the source finds it, however late it arrives; and what expires there expires.
 func TestWrittenNearItsExpiry(t *testing.T) {
 	t.Parallel()
-	run := func(t *testing.T, b redistest.Build, change ...func(*migration)) *following {
+	run := func(t *testing.T, b redistest.Build, expiry applier.Expiry) *following {
 		t.Helper()
-		f, line := behind(t, b, change...)
+		f, line := behind(t, redistest.Start(t, b), redistest.Start(t, b), expiry)
 		sayTo := func(key, text, ms string) { say(t, f.src, strings.NewReplacer("@", key, "MS", ms).Replace(text)) }
 		for i, w := range nearExpiries(b) {
 			for _, key := range []string{fmt.Sprint("renewed:", i), fmt.Sprint("expiring:", i)} {
@@ -147,7 +146,7 @@ func TestWrittenNearItsExpiry(t *testing.T) {
 			}
 		}
 		f.through(t)
-		lagging(line, func() {
+		lagging(line, 2*time.Second, func() {
 			for i, w := range nearExpiries(b) {
 				sayTo(fmt.Sprint("renewed:", i), w.write, "")
 				sayTo(fmt.Sprint("expiring:", i), w.write, "")
@@ -160,7 +159,7 @@ func TestWrittenNearItsExpiry(t *testing.T) {
 	for _, b := range redistest.Servers(t) {
 		t.Run(b.Name, func(t *testing.T) {
 			t.Parallel()
-			f := run(t, b)
+			f := run(t, b, applier.Shift)
 			f.agrees(t)
 			for i, w := range nearExpiries(b) {
 				renewed, expiring := fmt.Sprint("renewed:", i), fmt.Sprint("expiring:", i)
@@ -175,7 +174,7 @@ func TestWrittenNearItsExpiry(t *testing.T) {
 	}
 	t.Run("as it is", func(t *testing.T) {
 		t.Parallel()
-		f := run(t, redistest.Latest(t), func(m *migration) { m.apply.Expiry = applier.AsIs })
+		f := run(t, redistest.Latest(t), applier.AsIs)
 		if n, text := f.dst.DoString(t, "GET", "renewed:0"), f.dst.DoString(t, "GET", "renewed:1"); n != "1" || text != "def" {
 			t.Errorf("there is still %s and %s: this test cannot fail", n, text)
 		}
@@ -188,13 +187,13 @@ func TestRestoredKeyIsRenewedInTime(t *testing.T) {
 	for _, b := range redistest.Servers(t) {
 		t.Run(b.Name, func(t *testing.T) {
 			t.Parallel()
-			f, line := behind(t, b)
+			f, line := behind(t, redistest.Start(t, b), redistest.Start(t, b), applier.Shift)
 			say(t, f.src, "SET string v", "RPUSH list a b", "HSET hash f 1 g 2", "SET there v")
 			if b.HasFieldTTL() {
 				say(t, f.src, "HPEXPIRE hash 900 FIELDS 1 f")
 			}
 			now := time.Now()
-			lagging(line, func() {
+			lagging(line, 2*time.Second, func() {
 				soon := strconv.FormatInt(now.Add(900*time.Millisecond).UnixMilli(), 10)
 				for _, key := range []string{"string", "list", "hash"} {
 					dump := f.src.DoString(t, "DUMP", key)
@@ -249,5 +248,212 @@ func TestExpiredKeysOfASnapshot(t *testing.T) {
 				eventually(t, "the field is deleted", func() bool { return f.dst.DoInt(t, "HEXISTS", "expired:field:0", "f1") == 0 })
 			}
 		})
+	}
+}
+
+// moments are the expiries of all keys and hash fields, but redferry's own, by database, key and field.
+func moments(t *testing.T, s *redistest.Server) map[string]int64 {
+	t.Helper()
+	all := map[string]int64{}
+	for i := range 16 {
+		db := s.DB(i)
+		for _, key := range db.DoStrings(t, "KEYS", "*") {
+			if strings.HasPrefix(key, checkpoint.Prefix) {
+				continue
+			}
+			all[fmt.Sprintf("%d %q", i, key)] = expiryOf(t, s.Build, db, key)
+			if !s.Build.HasFieldTTL() || db.DoString(t, "TYPE", key) != "hash" {
+				continue
+			}
+			fields := db.DoStrings(t, "HKEYS", key)
+			reply := db.Do(t, append([]string{"HPEXPIRETIME", key, "FIELDS", strconv.Itoa(len(fields))}, fields...)...)
+			ms, err := reply.AsIntSlice()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for j, field := range fields {
+				all[fmt.Sprintf("%d %q %q", i, key, field)] = ms[j]
+			}
+		}
+	}
+	return all
+}
+
+// settled fails the test unless both sides are equal, with nothing in the target that is shifted, and no reply was unexpected.
+func settled(t *testing.T, src, dst *redistest.Server, grace time.Duration) {
+	t.Helper()
+	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{Settled: true, Grace: grace})
+	if rec := mustRecord(t, dst); rec.Expiry != string(applier.AsIs) || len(rec.Divergence) != 0 {
+		t.Errorf("the checkpoint: %+v", rec)
+	}
+}
+
+// T63: a run that stops by itself leaves the source's expiries, put off by the grace; the next one has nothing to settle.
+func TestSettledInTheEnd(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			redistest.Fill(t, src, redistest.FillOptions{Seed: 63, Big: true, Volatile: 0.5, Expired: 40})
+			m := newMigration(t, src.URL(), dst.URL())
+			m.finish(t)
+			settled(t, src, dst, time.Second)
+			for i := range 2 { // in 60 years, and in 260
+				key := fmt.Sprint("far:", i)
+				if got, want := expiryOf(t, b, dst.Database, key), expiryOf(t, b, src.Database, key); got < want-50 || got > want+1050 {
+					t.Errorf("%s: the expiry is %d, want %d", key, got, want)
+				}
+			}
+			before := moments(t, dst)
+			m.finish(t)
+			for place, ms := range moments(t, dst) {
+				if was, ok := before[place]; !ok || ms < was-50 || ms > was+50 {
+					t.Errorf("%s: the expiry is %d, and was %d", place, ms, was)
+				}
+			}
+			settled(t, src, dst, time.Second)
+		})
+	}
+}
+
+// T63: whatever a run loses of its settling, it, or the next one, settles the rest.
+func TestSettlingBreaksOff(t *testing.T) {
+	t.Parallel()
+	builds := redistest.Servers(t)
+	for _, b := range slices.Compact([]redistest.Build{builds[0], builds[len(builds)-1]}) {
+		for name, tt := range map[string]struct {
+			answer redistest.Answer // to a step of the pass
+			killed bool             // nothing that the process says is heard any more
+		}{
+			"cut before a step":    {redistest.CutBeforeCommand(), false},
+			"cut after a step":     {redistest.LoseReply(), false},
+			"killed before a step": {redistest.CutBeforeCommand(), true},
+			"killed after a step":  {redistest.LoseReply(), true},
+		} {
+			t.Run(b.Name+", "+name, func(t *testing.T) {
+				t.Parallel()
+				src, dst := redistest.Start(t, b), redistest.Start(t, b)
+				redistest.Fill(t, src, redistest.FillOptions{Keys: 400, Seed: 64, Volatile: 0.9})
+				proxy := redistest.NewCommandProxy(t, dst.Addr())
+				var steps atomic.Int64
+				proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+					step := string(args[0]) == "EVAL" && strings.Contains(string(args[1]), "'SCAN'")
+					switch {
+					case step && steps.Add(1) == 5:
+						return tt.answer
+					case tt.killed && steps.Load() >= 5:
+						return redistest.CutBeforeCommand()
+					}
+					return redistest.Forward()
+				})
+				m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
+				if tt.killed {
+					m.run.StopAt.CaughtUp = true
+					r := m.start(t)
+					eventually(t, "it is settling", func() bool { return steps.Load() >= 5 })
+					if err := r.end(); err != nil {
+						t.Fatal(err)
+					}
+					proxy.Handle(nil)
+					shifted, asTheyAre := 0, 0
+					for _, ms := range moments(t, dst) {
+						switch {
+						case ms >= fieldShift:
+							shifted++
+						case ms > 0:
+							asTheyAre++
+						}
+					}
+					if shifted < 50 || asTheyAre < 50 {
+						t.Errorf("%d expiries are shifted and %d are not, want some of both", shifted, asTheyAre)
+					}
+					if rec := mustRecord(t, dst); rec.Expiry != checkpoint.Mixed {
+						t.Errorf("the checkpoint says that expiries are %q", rec.Expiry)
+					}
+				}
+				m.finish(t)
+				settled(t, src, dst, time.Second)
+				if got := fullResyncs(t, src); got != "1" {
+					t.Errorf("full resyncs: got %s, want 1", got)
+				}
+			})
+		}
+	}
+}
+
+// T63: the source goes on while the target is settled, and swaps databases.
+func TestSettlingBesideALoad(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			const grace = 3 * time.Second // between the runs, too, the target expires keys by itself
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			redistest.Fill(t, src, redistest.FillOptions{Keys: 5000, Seed: 65, Databases: 4, Volatile: 0.9})
+			stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: 65, Writers: 2, Rate: 2000, TTL: true, SwapDB: true})
+			m := newMigration(t, src.URL(), dst.URL())
+			m.apply.TTLGrace, m.run.TTLGrace = grace, grace
+			m.finish(t)
+			if got := stop(); got.Acknowledged < 500 {
+				t.Errorf("the load: %+v", got)
+			}
+			m.finish(t)
+			settled(t, src, dst, grace)
+		})
+	}
+}
+
+// T64: clocks that are a minute apart matter to nobody before the end.
+func TestClocksApartLoseNothing(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		for _, ahead := range []time.Duration{time.Minute, -time.Minute} {
+			t.Run(fmt.Sprint(b.Name, ", the target is ahead by ", ahead), func(t *testing.T) {
+				t.Parallel()
+				src, dst := redistest.Start(t, b), redistest.Start(t, b, redistest.ClockOffset(ahead))
+				redistest.Fill(t, src, redistest.FillOptions{Keys: 300, Seed: 66, MinTTL: time.Second, MaxTTL: time.Minute, Volatile: 0.8})
+				f, line := behind(t, src, dst, applier.Shift)
+				lagging(line, time.Second, func() {
+					load(t, src, redistest.LoadOptions{Seed: 66, Writers: 2, Commands: 3000, TTL: true})
+				})
+				f.through(t)
+				// A server takes no delivery time of a pending entry that lies in its future.
+				inTheFuture := func(d redistest.Difference) bool {
+					return ahead < 0 && strings.HasPrefix(d.What, "value of the stream") && strings.Contains(d.What, "pending")
+				}
+				if diff := slices.DeleteFunc(redistest.Compare(t, src, dst, redistest.CompareOptions{Max: 1000}), inTheFuture); len(diff) != 0 {
+					t.Errorf("the target differs: %v", diff)
+				}
+				if got := f.status.Divergence.Load(); got != 0 {
+					t.Errorf("divergence: %s", *f.status.DivergenceKinds.Load())
+				}
+				if got := f.said("clock is 1m0s ahead of the"); got != 1 {
+					t.Errorf("it was said %d times that the clocks are apart", got)
+				}
+			})
+		}
+	}
+}
+
+// T66: a source before 7.0 sends spans of time. They count from when they were received, by the source's clock, however late they are applied.
+func TestRelativeTTLsOnALateTarget(t *testing.T) {
+	t.Parallel()
+	from := redistest.ServerNamed(t, "redis-6.0")
+	for _, to := range redistest.Servers(t) {
+		for _, ahead := range []time.Duration{0, time.Minute} {
+			t.Run(fmt.Sprint(to.Name, ", the source is ahead by ", ahead), func(t *testing.T) {
+				t.Parallel()
+				f, line := behind(t, redistest.Start(t, from, redistest.ClockOffset(ahead)), redistest.Start(t, to), applier.Shift)
+				say(t, f.src, "SET a v", "SADD b v", "SETEX c 1000 v")
+				f.through(t)
+				lagging(line, 3*time.Second, func() {
+					say(t, f.src, "EXPIRE a 100", "PEXPIRE b 100000", "EXPIRE c 50", "SETEX d 100 v", "PSETEX e 100000 v", "SET f v EX 100", "SET g v PX 100000 NX",
+						"MULTI", "SETEX h 100 v", "SADD i v", "EXPIRE i 100", "EXEC")
+				})
+				f.through(t)
+				redistest.AssertEqual(t, f.src, f.dst, redistest.CompareOptions{TTLTolerance: 200 * time.Millisecond})
+			})
+		}
 	}
 }
