@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,13 @@ import (
 	"redferry/internal/redistest"
 	"redferry/replica"
 )
+
+// oldestAndNewest are the builds for what does not depend on one.
+func oldestAndNewest(t *testing.T) []redistest.Build {
+	t.Helper()
+	builds := redistest.Servers(t)
+	return slices.Compact([]redistest.Build{builds[0], builds[len(builds)-1]})
+}
 
 // behind has a target follow its source through a line that can be held.
 func behind(t *testing.T, src, dst *redistest.Server, expiry applier.Expiry) (*following, *redistest.Proxy) {
@@ -295,7 +303,7 @@ func TestSettledInTheEnd(t *testing.T) {
 		t.Run(b.Name, func(t *testing.T) {
 			t.Parallel()
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
-			redistest.Fill(t, src, redistest.FillOptions{Seed: 63, Big: true, Volatile: 0.5, Expired: 40})
+			redistest.Fill(t, src, redistest.FillOptions{Seed: 63, Big: b == redistest.Latest(t), Volatile: 0.5, Expired: 40})
 			m := newMigration(t, src.URL(), dst.URL())
 			m.finish(t)
 			settled(t, src, dst, time.Second)
@@ -320,8 +328,7 @@ func TestSettledInTheEnd(t *testing.T) {
 // T63: whatever a run loses of its settling, it, or the next one, settles the rest.
 func TestSettlingBreaksOff(t *testing.T) {
 	t.Parallel()
-	builds := redistest.Servers(t)
-	for _, b := range slices.Compact([]redistest.Build{builds[0], builds[len(builds)-1]}) {
+	for _, b := range oldestAndNewest(t) {
 		for name, tt := range map[string]struct {
 			answer redistest.Answer // to a step of the pass
 			killed bool             // nothing that the process says is heard any more
@@ -404,10 +411,41 @@ func TestSettlingBesideALoad(t *testing.T) {
 	}
 }
 
+// A SWAPDB takes keys to where the pass has been already: they are settled all the same.
+func TestSwapBehindThePass(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	for db := range 3 {
+		src.DB(db).Do(t, "SET", "lasting", "v")
+	}
+	src.DB(3).Do(t, "SET", "volatile", "v", "PX", "3600000") // before it gets here the pass finds nothing: there would not be another one
+	proxy := redistest.NewCommandProxy(t, dst.Addr())
+	there, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+		if string(args[0]) == "EVAL" && strings.Contains(string(args[1]), "'SCAN'") && string(args[6]) == "2" { // database 2 is next
+			once.Do(func() { close(there); <-goOn })
+		}
+		return redistest.Forward()
+	})
+	m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
+	m.run.StopAt.CaughtUp = true
+	r := m.start(t)
+	<-there
+	src.Do(t, "SWAPDB", "1", "3")
+	r.reach(t, src)
+	close(goOn)
+	if err := r.wait(t); err != nil {
+		t.Fatal(err)
+	}
+	settled(t, src, dst, time.Second)
+}
+
 // T64: clocks that are a minute apart matter to nobody before the end.
 func TestClocksApartLoseNothing(t *testing.T) {
 	t.Parallel()
-	for _, b := range redistest.Servers(t) {
+	for _, b := range oldestAndNewest(t) {
 		for _, ahead := range []time.Duration{time.Minute, -time.Minute} {
 			t.Run(fmt.Sprint(b.Name, ", the target is ahead by ", ahead), func(t *testing.T) {
 				t.Parallel()
@@ -440,7 +478,7 @@ func TestClocksApartLoseNothing(t *testing.T) {
 func TestRelativeTTLsOnALateTarget(t *testing.T) {
 	t.Parallel()
 	from := redistest.ServerNamed(t, "redis-6.0")
-	for _, to := range redistest.Servers(t) {
+	for _, to := range []redistest.Build{from, redistest.Latest(t)} {
 		for _, ahead := range []time.Duration{0, time.Minute} {
 			t.Run(fmt.Sprint(to.Name, ", the source is ahead by ", ahead), func(t *testing.T) {
 				t.Parallel()
@@ -448,6 +486,9 @@ func TestRelativeTTLsOnALateTarget(t *testing.T) {
 				say(t, f.src, "SET a v", "SADD b v", "SETEX c 1000 v")
 				f.through(t)
 				lagging(line, 3*time.Second, func() {
+					for i := range 40 { // more than Apply takes: what follows waits in the spool
+						f.src.Do(t, "SET", fmt.Sprint("ballast:", i), strings.Repeat("x", 200_000))
+					}
 					say(t, f.src, "EXPIRE a 100", "PEXPIRE b 100000", "EXPIRE c 50", "SETEX d 100 v", "PSETEX e 100000 v", "SET f v EX 100", "SET g v PX 100000 NX",
 						"MULTI", "SETEX h 100 v", "SADD i v", "EXPIRE i 100", "EXEC")
 				})
