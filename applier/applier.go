@@ -104,7 +104,7 @@ func New(c Config) *Applier {
 		c.Expiry = Shift
 	}
 	if c.TTLGrace <= 0 {
-		c.TTLGrace = defaultTTLGrace
+		c.TTLGrace = replica.DefaultTTLGrace
 	}
 	a := &Applier{Config: c, first: true, queue: newQueue(), moved: make(chan struct{}), divergent: map[string][]string{}}
 	a.resetExpiries()
@@ -114,7 +114,6 @@ func New(c Config) *Applier {
 const (
 	defaultPipelines = 3
 	defaultTimeout   = time.Minute
-	defaultTTLGrace  = time.Second
 )
 
 // Close gives the lease back, so that a next process need not wait for it to run out, and closes all connections.

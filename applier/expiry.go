@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"redferry/applier/checkpoint"
+	"redferry/replica"
 )
 
 // A target is a primary: it expires keys by itself, and so would lose one whose TTL is renewed on the source before the renewal has arrived here. A real replica never
@@ -71,10 +72,9 @@ func (a *Applier) writeExpiries(x expiries, settling bool) (from int64) {
 
 // resetExpiries is for a beginning: whatever was settled before, from here on the target may be behind again.
 func (a *Applier) resetExpiries() {
-	a.writeExpiries(a.usual(), false)
 	a.queue.mu.Lock()
 	defer a.queue.mu.Unlock()
-	a.settled, a.taken, a.swapped = false, 0, 0
+	a.expiries, a.settling, a.settled, a.taken, a.swapped = a.usual(), false, false, 0, 0
 }
 
 // expectExpiry says, by the record, whether the target may expire keys by itself. No Commit may be running.
@@ -138,7 +138,7 @@ func (a *Applier) settle(ctx context.Context) error {
 	s := &settler{target: a.Target, grace: a.TTLGrace, busy: a.writing.Load, report: a.showSettling}
 	for {
 		swapped := a.lastSwap()
-		if err := a.reach(ctx, max(from, swapped)); err != nil {
+		if err := replica.Reach(ctx, a, max(from, swapped)); err != nil {
 			return err
 		}
 		if err := s.run(ctx, a.client, a.owner); err != nil {
@@ -154,18 +154,6 @@ func (a *Applier) lastSwap() int64 {
 	a.queue.mu.Lock()
 	defer a.queue.mu.Unlock()
 	return a.swapped
-}
-
-// reach waits until the target has everything up to offset.
-func (a *Applier) reach(ctx context.Context, offset int64) error {
-	for have, moved := a.Checkpointed(); have < offset; have, moved = a.Checkpointed() {
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
 }
 
 func (a *Applier) showSettling(s Settling) {

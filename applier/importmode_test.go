@@ -267,10 +267,7 @@ func TestImportModeIsPutBackAfterAKill(t *testing.T) {
 func TestRemovePutsImportModeBack(t *testing.T) {
 	t.Parallel()
 	dst := redistest.Start(t, importers(t)[0])
-	e, err := replica.ParseEndpoint(dst.URL(), replica.TLSFiles{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := endpointOf(t, dst)
 	traces(t, dst, time.Minute)
 	dst.Do(t, "HSET", checkpoint.Key("test"), checkpoint.FieldImport, "no")
 	dst.Do(t, "CONFIG", "SET", "import-mode", "yes")

@@ -38,6 +38,10 @@ type owner struct {
 	done chan struct{}
 }
 
+func newOwner(name, text, place string) *owner {
+	return &owner{name: name, text: text, place: place, gone: make(chan struct{}), done: make(chan struct{})}
+}
+
 // claimScript takes the migration for a new epoch, unless somebody else holds a lease. The epoch grows with the target's clock, so that it
 // is higher than any before even when the owner key was lost in between.
 //
@@ -80,6 +84,40 @@ func scriptKeys(name string) []string {
 	return []string{checkpoint.OwnerKey(name), checkpoint.Key(name), checkpoint.FenceKey(name)}
 }
 
+// claimReply is what a claim has come to: the new epoch and the end of its lease, or else who holds the migration, and how long its lease runs and until when, in ms as
+// the target says it.
+type claimReply struct {
+	won          bool
+	epoch, lease int64
+	who          string
+	left, until  string
+}
+
+// claimFor runs the claim script, for an owner who is described by a text and by the place of the lock file that it holds.
+func claimFor(ctx context.Context, c rueidis.Client, e replica.Endpoint, name, text, place string, takeover bool) (claimReply, error) {
+	reply, err := c.Do(ctx, c.B().Eval().Script(claimScript).Numkeys(3).Key(scriptKeys(name)...).
+		Arg(text, place, strconv.FormatInt(leaseTime.Milliseconds(), 10), flag(takeover)).Build()).ToArray()
+	if err != nil {
+		return claimReply{}, replica.AuthStop("target", e, err)
+	}
+	if len(reply) != 4 {
+		return claimReply{}, fmt.Errorf("the target gave %d replies", len(reply))
+	}
+	won, _ := reply[0].AsInt64()
+	words := make([]string, 4)
+	for i := 1; i < 4; i++ {
+		words[i], _ = reply[i].ToString()
+	}
+	if won != 1 {
+		return claimReply{who: words[1], left: words[2], until: words[3]}, nil
+	}
+	got := claimReply{won: true, epoch: parseInt(words[1]), lease: parseInt(words[2])}
+	if got.epoch == 0 || got.lease == 0 {
+		return claimReply{}, fmt.Errorf("the target answered epoch %q, lease %q", words[1], words[2])
+	}
+	return got, nil
+}
+
 // claim makes this process the owner, or makes sure that it still is.
 func (a *Applier) claim(ctx context.Context) error {
 	if a.owner != nil {
@@ -91,10 +129,7 @@ func (a *Applier) claim(ctx context.Context) error {
 		a.owner.release()
 		a.owner = nil
 	}
-	o := &owner{
-		name: a.Name, text: a.Home.Owner(), place: a.Home.Place(),
-		gone: make(chan struct{}), done: make(chan struct{}),
-	}
+	o := newOwner(a.Name, a.Home.Owner(), a.Home.Place())
 	if err := o.take(ctx, a); err != nil {
 		return err
 	}
@@ -108,35 +143,22 @@ func (a *Applier) claim(ctx context.Context) error {
 func (o *owner) take(ctx context.Context, a *Applier) error {
 	seen := ""
 	for {
-		reply, err := a.client.Do(ctx, a.client.B().Eval().Script(claimScript).Numkeys(3).Key(scriptKeys(a.Name)...).
-			Arg(o.text, o.place, strconv.FormatInt(leaseTime.Milliseconds(), 10), flag(a.Takeover)).Build()).ToArray()
+		c, err := claimFor(ctx, a.client, a.Target, a.Name, o.text, o.place, a.Takeover)
 		if err != nil {
-			return fmt.Errorf("claim the migration: %w", replica.AuthStop("target", a.Target, err))
+			return fmt.Errorf("claim the migration: %w", err)
 		}
-		if len(reply) != 4 {
-			return fmt.Errorf("claim the migration: the target gave %d replies", len(reply))
-		}
-		won, _ := reply[0].AsInt64()
-		words := make([]string, 4)
-		for i := 1; i < 4; i++ {
-			words[i], _ = reply[i].ToString()
-		}
-		if won == 1 {
-			o.epoch, _ = strconv.ParseInt(words[1], 10, 64)
-			o.lease, _ = strconv.ParseInt(words[2], 10, 64)
-			if o.epoch == 0 || o.lease == 0 {
-				return fmt.Errorf("claim the migration: the target answered epoch %q, lease %q", words[1], words[2])
-			}
+		if c.won {
+			o.epoch, o.lease = c.epoch, c.lease
 			return nil
 		}
-		if seen != "" && words[3] != seen {
+		if seen != "" && c.until != seen {
 			return &replica.Stop{
-				Kind: replica.Fenced, Reason: fmt.Sprintf("migration %q is owned by %s, which is alive", a.Name, words[1]),
+				Kind: replica.Fenced, Reason: fmt.Sprintf("migration %q is owned by %s, which is alive", a.Name, c.who),
 				Hint: "stop that process first, or give --takeover",
 			}
 		}
-		seen = words[3]
-		a.Status.Wait(replica.OnTarget, fmt.Sprintf("%s held this migration; its lease runs out in %s ms unless it lives", words[1], words[2]))
+		seen = c.until
+		a.Status.Wait(replica.OnTarget, fmt.Sprintf("%s held this migration; its lease runs out in %s ms unless it lives", c.who, c.left))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

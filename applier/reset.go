@@ -120,26 +120,20 @@ func BeginReset(ctx context.Context, e replica.Endpoint, name, place string, tak
 }
 
 func (r *Reset) claim(ctx context.Context, name, place string, takeover bool) error {
-	reply, err := r.client.Do(ctx, r.client.B().Eval().Script(claimScript).Numkeys(3).Key(scriptKeys(name)...).
-		Arg("a reset", place, strconv.FormatInt(leaseTime.Milliseconds(), 10), flag(takeover)).Build()).ToArray()
+	c, err := claimFor(ctx, r.client, r.target, name, "a reset", place, takeover)
 	if err != nil {
-		return fmt.Errorf("claim the migration in %s: %w", r.target, replica.AuthStop("target", r.target, err))
+		return fmt.Errorf("claim the migration in %s: %w", r.target, err)
 	}
-	if len(reply) != 4 {
-		return fmt.Errorf("claim the migration in %s: the target gave %d replies", r.target, len(reply))
-	}
-	won, _ := reply[0].AsInt64()
-	first, _ := reply[1].ToString() // our epoch, or who has it
-	left, _ := reply[2].AsInt64()
-	if won != 1 {
+	if !c.won {
+		left := time.Duration(parseInt(c.left)) * time.Millisecond
 		return &replica.Stop{
-			Kind: replica.Fenced,
-			Reason: fmt.Sprintf("migration %q is owned by %s, which is alive: its lease runs out in %v by the target's clock",
-				name, first, (time.Duration(left) * time.Millisecond).Round(100*time.Millisecond)),
-			Hint: "stop that process first; if it is dead, wait until its lease has run out, or give --takeover",
+			Kind:   replica.Fenced,
+			Reason: fmt.Sprintf("migration %q is owned by %s, which is alive: its lease runs out in %v by the target's clock", name, c.who, left.Round(100*time.Millisecond)),
+			Hint:   "stop that process first; if it is dead, wait until its lease has run out, or give --takeover",
 		}
 	}
-	r.owner = &owner{name: name, epoch: parseInt(first), gone: make(chan struct{}), done: make(chan struct{})}
+	r.owner = newOwner(name, "a reset", place)
+	r.owner.epoch, r.owner.lease = c.epoch, c.lease
 	r.owner.hold(r.target, nil)
 	if !r.Before.Alive() || r.Before.Owner.Place == place {
 		return nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -106,25 +105,33 @@ func (s *settler) run(ctx context.Context, client rueidis.Client, o *owner) erro
 			s.history = ""
 			return err
 		}
-		if whole && s.done(info) {
+		there, err := keyspace(info)
+		if err != nil {
+			return err
+		}
+		if whole && s.done(there) {
 			s.history = ""
 			return nil
 		}
-		s.begin(info, whole)
+		s.begin(there, whole)
 	}
 }
 
 // done tells whether a pass that has come to its end was the last: it has found nothing, and nothing has come to where it was not.
-func (s *settler) done(info map[string]string) bool {
-	databases, _, _ := keyspace(info)
-	appeared := slices.ContainsFunc(databases, func(db int) bool { return !slices.Contains(s.databases, db) })
+func (s *settler) done(there []database) bool {
+	appeared := slices.ContainsFunc(there, func(d database) bool { return !slices.Contains(s.databases, d.number) })
 	return !s.at.found && !appeared && !s.rewound.Load()
 }
 
-// begin begins a pass; again says that it follows a whole one.
-func (s *settler) begin(info map[string]string, again bool) {
-	s.databases, s.at.Keys, s.at.Volatile = keyspace(info)
-	s.db, s.cursor = 0, "0"
+// begin begins a pass over what is there; again says that it follows a whole one.
+func (s *settler) begin(there []database, again bool) {
+	s.db, s.cursor, s.databases = 0, "0", nil
+	s.at.Keys, s.at.Volatile = 0, 0
+	for _, d := range there {
+		s.databases = append(s.databases, d.number)
+		s.at.Keys += d.keys
+		s.at.Volatile += d.volatile
+	}
 	s.at.Pass++
 	s.at.Looked, s.at.took, s.at.found, s.at.again = 0, 0, false, again
 	s.tell()
@@ -215,26 +222,4 @@ func (s *settler) info(ctx context.Context) (map[string]string, error) {
 		return nil, fmt.Errorf("ask the target what it holds: %w", replica.AuthStop("target", s.target, err))
 	}
 	return replica.ParseInfo(text), nil
-}
-
-// keyspace reads of INFO which of a server's databases have keys, how many these are, and how many of them have an expiry.
-func keyspace(info map[string]string) (databases []int, keys, volatile int64) {
-	for name, stats := range info { // db0:keys=12,expires=3,avg_ttl=0
-		digits, ok := strings.CutPrefix(name, "db")
-		db, err := strconv.Atoi(digits)
-		if !ok || err != nil {
-			continue
-		}
-		databases = append(databases, db)
-		for stat := range strings.SplitSeq(stats, ",") {
-			switch what, n, _ := strings.Cut(stat, "="); what {
-			case "keys":
-				keys += parseInt(n)
-			case "expires":
-				volatile += parseInt(n)
-			}
-		}
-	}
-	slices.Sort(databases)
-	return databases, keys, volatile
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -201,6 +202,41 @@ func (a *Applier) probe(ctx context.Context, db int) error {
 	return nil
 }
 
+// database is one that has keys: how many, and how many of them have an expiry.
+type database struct {
+	number         int
+	keys, volatile int64
+}
+
+// keyspace reads of INFO what is in which of a server's databases, in their order.
+func keyspace(info map[string]string) (there []database, err error) {
+	for name, stats := range info { // db0:keys=12,expires=3,avg_ttl=0
+		digits, ok := strings.CutPrefix(name, "db")
+		number, bad := strconv.Atoi(digits)
+		if !ok || bad != nil {
+			continue
+		}
+		d := database{number: number, keys: -1}
+		for stat := range strings.SplitSeq(stats, ",") {
+			switch what, n, _ := strings.Cut(stat, "="); what {
+			case "keys":
+				d.keys, err = strconv.ParseInt(n, 10, 64)
+			case "expires":
+				d.volatile, err = strconv.ParseInt(n, 10, 64)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("read the target's keyspace %q: %w", stats, err)
+			}
+		}
+		if d.keys < 0 {
+			return nil, fmt.Errorf("read the target's keyspace %q: it does not say how many keys", stats)
+		}
+		there = append(there, d)
+	}
+	slices.SortFunc(there, func(a, b database) int { return a.number - b.number })
+	return there, nil
+}
+
 // foreign counts what the target holds that is not this migration's own, keys and function libraries, and says where it is.
 func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error) {
 	text, err := a.client.Do(ctx, a.client.B().Info().Section("keyspace").Build()).ToString()
@@ -211,22 +247,18 @@ func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error
 	if err != nil {
 		return 0, "", fmt.Errorf("ask the target what it holds: %w", err)
 	}
+	there, err := keyspace(replica.ParseInfo(text))
+	if err != nil {
+		return 0, "", err
+	}
 	var parts []string
-	for db, stats := range replica.ParseInfo(text) { // db0: keys=12,expires=0,avg_ttl=0
-		if !strings.HasPrefix(db, "db") {
-			continue
+	for _, d := range there {
+		if d.number == 0 {
+			d.keys -= own
 		}
-		first, _, _ := strings.Cut(stats, ",")
-		keys, err := strconv.ParseInt(strings.TrimPrefix(first, "keys="), 10, 64)
-		if err != nil {
-			return 0, "", fmt.Errorf("read the target's keyspace %q: %w", stats, err)
-		}
-		if db == "db0" {
-			keys -= own
-		}
-		if keys > 0 {
-			n += keys
-			parts = append(parts, fmt.Sprintf("%s: %d keys", db, keys))
+		if d.keys > 0 {
+			n += d.keys
+			parts = append(parts, fmt.Sprintf("db%d: %d keys", d.number, d.keys))
 		}
 	}
 	if a.target.scripts {

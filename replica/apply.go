@@ -222,7 +222,7 @@ func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
 			r.ask(at.Offset)
 		}
 	}
-	if err := r.reach(ctx, at.Offset); err != nil {
+	if err := Reach(ctx, r.sink, at.Offset); err != nil {
 		return err
 	}
 	r.Status.Set(Settling, fmt.Sprintf("the target has all up to offset %d", at.Offset))
@@ -241,21 +241,6 @@ func (r *run) ask(offset int64) {
 	select {
 	case r.asked <- offset:
 	default:
-	}
-}
-
-// reach waits until the target has everything up to offset.
-func (r *run) reach(ctx context.Context, offset int64) error {
-	for {
-		have, moved := r.sink.Checkpointed()
-		if have >= offset {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
 }
 

@@ -9,8 +9,6 @@ import (
 
 // follow receives the stream until something ends it.
 func (r *run) follow(ctx context.Context, src *source, link *Link, w *watched) error {
-	skew, _ := ClockSkew(ctx, src.client)
-	r.clocks.skew.Store(int64(skew))
 	g, gctx := newGroup(ctx)
 	g.Go(func() error { return r.copyStream(gctx, link) })
 	g.Go(func() error { return r.acknowledge(gctx, link) })

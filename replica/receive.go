@@ -43,6 +43,7 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	r.clocks.skew.Store(int64(si.Skew))
 	r.desk.describe(si)
 	w := &watched{run: r, server: server, limits: limits{source: server, path: r.LimitsFile}}
 	w.putBack(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,8 +29,8 @@ type RunConfig struct {
 	Log           zerolog.Logger
 }
 
-// defaultTTLGrace is TTLGrace where it is not given.
-const defaultTTLGrace = time.Second
+// DefaultTTLGrace is TTLGrace where it is not given.
+const DefaultTTLGrace = time.Second
 
 // StopAt says when a run is over by itself: when the target has so much, and has settled.
 type StopAt struct {
@@ -47,7 +48,7 @@ var errStopAt = errors.New("stop-at reached")
 func Run(ctx context.Context, c RunConfig, sink Sink) error {
 	r := &run{RunConfig: c, sink: sink, asked: make(chan int64, 1), caughtUp: make(chan struct{})}
 	if r.TTLGrace <= 0 {
-		r.TTLGrace = defaultTTLGrace
+		r.TTLGrace = DefaultTTLGrace
 	}
 	r.desk = newDesk(func(resume Resume) bool { return serves(r.Spool, resume, r.granted.Load()) })
 	r.Status.Set(Connecting, "asking source and target where they are")
@@ -76,6 +77,7 @@ type run struct {
 	asked    chan int64    // the newest offset that a GETACK wants to hear
 	durable  atomic.Bool   // what the target's checkpoint says belongs to the history that is received: it may be acknowledged
 	caughtUp chan struct{} // closed when the run is in sync, where that is what it stops at
+	inSync   sync.Once     // closes it
 	clocks   clocks
 	granted  atomic.Bool // the spool's snapshot may replace what the target holds: this run has asked for it with the operator's leave
 

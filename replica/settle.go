@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -13,7 +12,6 @@ import (
 type clocks struct {
 	skew  atomic.Int64 // how far the source's clock is ahead of ours, in ns
 	fresh atomic.Int64 // the last time of ours, in ns, up to which all that the source wrote has arrived; 0 before the first
-	once  sync.Once    // the run was in sync
 }
 
 // atSource is what the source's clock says at a time of ours; here is the reverse.
@@ -47,7 +45,7 @@ func (r *run) lag() time.Duration {
 }
 
 // reached says that the run is in sync, and that it is to end.
-func (r *run) reached() { r.clocks.once.Do(func() { close(r.caughtUp) }) }
+func (r *run) reached() { r.inSync.Do(func() { close(r.caughtUp) }) }
 
 // errLags ends settling because the target is further behind the source than what expires there may be put off.
 var errLags = errors.New("the target is too far behind the source")

@@ -39,6 +39,21 @@ type Sink interface {
 	Checkpointed() (offset int64, moved <-chan struct{})
 }
 
+// Reach waits until everything up to offset is durable in a sink's target.
+func Reach(ctx context.Context, s Sink, offset int64) error {
+	for {
+		have, moved := s.Checkpointed()
+		if have >= offset {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Resume is a sink's answer to "where do we go on".
 type Resume struct {
 	// From is the checkpoint's position; zero when there is none to go on from.
