@@ -92,8 +92,8 @@ func (a *Applier) storeChecked(ctx context.Context) error {
 	return a.insist(ctx, b, nil)
 }
 
-// write gets a batch into the target, and, for as long as full batches wait behind it, those: two round trips are under way at a time, so that
-// the target always has something to do.
+// write gets a batch into the target, and, for as long as full batches wait behind it and nobody asks Commit for something else, those: two round trips are under way at a
+// time, so that the target always has something to do.
 func (a *Applier) write(ctx context.Context, b *batch) error {
 	if a.conn == nil {
 		return a.insist(ctx, b, nil)
@@ -106,7 +106,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 		var following *batch
 		var next *flight
 		var nextErr error
-		if f.to == len(b.units) {
+		if f.to == len(b.units) && !a.noteAsked() {
 			if following = a.queue.takeFull(f.done); following != nil {
 				next, nextErr = a.launch(ctx, following, 0, a.after(f))
 			}

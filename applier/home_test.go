@@ -17,7 +17,7 @@ import (
 	"redferry/replica"
 )
 
-func openHome(t *testing.T, root, name string) *Home {
+func openHome(t testing.TB, root, name string) *Home {
 	t.Helper()
 	h, err := OpenHome(root, name)
 	if err != nil {

@@ -451,7 +451,7 @@ func TestSettlerFullTarget(t *testing.T) {
 	}
 }
 
-// A busy target gives at most a tenth of its time.
+// A busy target gives at most a twelfth of its time.
 func TestSettlerYields(t *testing.T) {
 	u := newUnsettled(t, redistest.Latest(t), 3000)
 	s := u.settler()
@@ -464,7 +464,7 @@ func TestSettlerYields(t *testing.T) {
 	if _, err := fmt.Sscanf(u.Info(t, "commandstats")["cmdstat_eval"], "calls=%d,usec=%d", &calls, &usec); err != nil {
 		t.Fatal(err)
 	}
-	if took, used := time.Since(began), time.Duration(usec)*time.Microsecond; took < 10*used || calls < 5 {
+	if took, used := time.Since(began), time.Duration(usec)*time.Microsecond; took < 12*used || calls < 5 {
 		t.Errorf("it has used %v of %v in %d calls", used, took, calls)
 	}
 }
@@ -521,57 +521,4 @@ func TestSettling(t *testing.T) {
 			}
 		})
 	}
-}
-
-// BenchmarkSettle settles a million keys, on each server: go test ./applier -run '^$' -bench Settle -benchtime 1x
-func BenchmarkSettle(b *testing.B) {
-	const keys = 1_000_000
-	for _, build := range redistest.Servers(b) {
-		b.Run(build.Name, func(b *testing.B) {
-			s := redistest.Start(b, build)
-			client, err := s.Client(0)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer client.Close()
-			s.Do(b, "HSET", checkpoint.OwnerKey("test"), "epoch", "7")
-			due := float64(time.Now().Add(time.Hour).UnixMilli())
-			var first, second, cpu float64
-			for b.Loop() {
-				b.StopTimer()
-				for i := 0; i < keys; i += 10_000 {
-					s.Do(b, "EVAL", `for i = ARGV[1], ARGV[1] + 9999 do
-						redis.call('SET', 'some:key:' .. i, 'value')
-						redis.call('PEXPIREAT', 'some:key:' .. i, string.format('%.0f', 2^52 + ARGV[2] + i))
-					end`, "0", strconv.Itoa(i), strconv.FormatFloat(due, 'f', 0, 64))
-				}
-				x := &settler{}
-				began, used := time.Now(), cpuTime(b, s)
-				x.report = func(at Settling) {
-					if at.Pass == 2 && at.Looked == 0 {
-						first, cpu = time.Since(began).Seconds(), cpuTime(b, s)-used
-					}
-				}
-				b.StartTimer()
-				if err := x.run(context.Background(), client, &owner{name: "test", epoch: 7}); err != nil || x.at.Settled != keys {
-					b.Fatalf("%+v, %v", x.at, err)
-				}
-				second = time.Since(began).Seconds() - first
-			}
-			b.ReportMetric(keys/first, "settled/s")
-			b.ReportMetric(keys/second, "looked/s")
-			b.ReportMetric(cpu*1e6/keys, "cpu-µs/settled")
-		})
-	}
-}
-
-// cpuTime is the processor time that a server has used, in seconds.
-func cpuTime(t redistest.TB, s *redistest.Server) float64 {
-	info := s.Info(t, "cpu")
-	user, err1 := strconv.ParseFloat(info["used_cpu_user"], 64)
-	sys, err2 := strconv.ParseFloat(info["used_cpu_sys"], 64)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatalf("read the server's processor time: %v", err)
-	}
-	return user + sys
 }

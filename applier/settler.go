@@ -56,11 +56,15 @@ func (s Settling) share() float64 {
 	return 1 - float64(s.Looked)/float64(s.Keys)
 }
 
+// idleShare is how much longer than a step the pass keeps off a target that has better to do: it has the twelfth part of the target's time then, and a stream which takes
+// all of it goes on with nine tenths of its speed and more.
+const idleShare = 11
+
 // settler settles a whole target: pass after pass over all its databases, until one has found nothing shifted. Its memory does not grow with the target.
 type settler struct {
 	target replica.Endpoint
 	grace  time.Duration
-	busy   func() bool    // the target has better to do: take a tenth of its time at most; nil for never
+	busy   func() bool    // the target has better to do: see idleShare; nil for never
 	report func(Settling) // called by run after each step; nil for nobody
 
 	rewound atomic.Bool
@@ -204,7 +208,7 @@ func (s *settler) do(ctx context.Context, script string, replies int, cursor str
 	if s.busy != nil && s.busy() {
 		select {
 		case <-ctx.Done():
-		case <-time.After(9 * time.Since(began)):
+		case <-time.After(idleShare * time.Since(began)):
 		}
 	}
 	return reply, nil
