@@ -104,9 +104,11 @@ func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 	}
 	defer rdb.Close()
 	defer context.AfterFunc(ctx, rdb.Interrupt)()
-	in := &counted{Reader: rdb, n: snap.From}
+	reading, interrupt := context.WithCancel(ctx)
+	defer interrupt()
+	in := &counted{Reader: &gated{rdb, r.Gate, reading}, n: snap.From}
 	snap.RDB = bufio.NewReaderSize(in, loadBuffer)
-	snap.Interrupt, snap.Durable = rdb.Interrupt, r.behind()
+	snap.Interrupt, snap.Durable = func() { interrupt(); rdb.Interrupt() }, r.behind()
 	snap.End = func() error {
 		parsed := in.n - int64(snap.RDB.Buffered())
 		size, err := r.Spool.Whole(ctx)
@@ -214,6 +216,9 @@ func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
 			return fmt.Errorf("read the stream of %s: %w", r.Source, spool.ErrDropped)
 		}
 		u.End, u.When = at, when
+		if err := r.Gate.pass(ctx); err != nil {
+			return err
+		}
 		if err := r.sink.Apply(ctx, &u); err != nil {
 			return err
 		}

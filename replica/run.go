@@ -23,6 +23,7 @@ type RunConfig struct {
 	Spool         *spool.Spool // between receiving and applying; Run is its only user meanwhile, and does not close it
 	RaiseLimits   bool         // lift the source's client-output-buffer-limit for replicas while a snapshot is sent
 	LimitsFile    string       // where is noted that it is lifted; in a directory that outlives the process, and empty for never
+	Gate          *Gate        // pauses applying; nil for never
 	StopAt        StopAt
 	TTLGrace      time.Duration // how far behind the source the target may be while it settles; 0 for the default
 	Status        *Status
@@ -52,6 +53,7 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 	}
 	r.desk = newDesk(func(resume Resume) bool { return serves(r.Spool, resume, r.granted.Load()) })
 	r.Status.Set(Connecting, "asking source and target where they are")
+	defer r.Gate.watch(r.Status.Pause)()
 	applying, endApplying := context.WithCancel(ctx)
 	defer endApplying()
 	receiving, endReceiving := context.WithCancel(context.WithoutCancel(ctx))

@@ -19,6 +19,7 @@ const (
 	InSync     State = "in_sync"
 	Settling   State = "settling"
 	Waiting    State = "waiting"
+	Paused     State = "paused"
 )
 
 // Side is what a run can wait for. Several waits may be on at a time.
@@ -41,16 +42,17 @@ type Status struct {
 	Observe func(s State, why string)
 
 	mu     sync.Mutex
-	base   State // what the run does, or did before it had to wait
+	base   State // what the run does, or did before it had to wait or was paused
 	reason string
 	waits  [sides]string // why, or "" where nothing is waited for
+	paused bool
 
 	state State // what people see
 	why   string
 	since time.Time
 }
 
-// Set enters a state. While the run waits for anything, that is what people see.
+// Set enters a state. While the run waits for anything, or else is paused, that is what people see.
 func (s *Status) Set(state State, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,7 +71,18 @@ func (s *Status) Wait(side Side, why string) {
 // Go ends a Wait.
 func (s *Status) Go(side Side) { s.Wait(side, "") }
 
-// Base is what the run does, or did before it had to wait.
+// whyPaused is the reason that people see.
+const whyPaused = "by the operator: nothing is applied to the target until it is resumed, and receiving goes on into the spool"
+
+// Pause says whether the operator has paused the run.
+func (s *Status) Pause(paused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = paused
+	s.show()
+}
+
+// Base is what the run does, or did before it had to wait or was paused.
 func (s *Status) Base() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,7 +93,13 @@ func (s *Status) Base() State {
 func (s *Status) show() {
 	state, why := s.base, s.reason
 	waits := slices.DeleteFunc(slices.Clone(s.waits[:]), func(why string) bool { return why == "" })
+	if s.paused {
+		state, why = Paused, whyPaused
+	}
 	if len(waits) > 0 {
+		if s.paused {
+			waits = append(waits, "and it is paused")
+		}
 		state, why = Waiting, strings.Join(waits, "; ")
 	}
 	if state != "" {

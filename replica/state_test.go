@@ -13,6 +13,7 @@ func TestStatus(t *testing.T) {
 	waitOn := func(side Side, why string) func(*Status) { return func(s *Status) { s.Wait(side, why) } }
 	wait := func(why string) func(*Status) { return waitOn(OnSource, why) }
 	resume := func(s *Status) { s.Go(OnSource) }
+	pause, unpause := func(s *Status) { s.Pause(true) }, func(s *Status) { s.Pause(false) }
 	tests := []struct {
 		name string
 		do   []func(*Status)
@@ -31,6 +32,8 @@ func TestStatus(t *testing.T) {
 			[]string{"snapshot: a", "waiting: t", "waiting: w; t", "waiting: t", "snapshot: a"},
 		},
 		{"Go without a wait", []func(*Status){resume, set(InSync, "a"), resume}, []string{"in_sync: a"}},
+		{"a pause and back", []func(*Status){set(InSync, "a"), pause, pause, set(CatchingUp, "b"), unpause}, []string{"in_sync: a", "paused: " + whyPaused, "catching_up: b"}},
+		{"a wait in a pause", []func(*Status){set(InSync, "a"), pause, wait("w"), resume, unpause}, []string{"in_sync: a", "paused: " + whyPaused, "waiting: w; and it is paused", "paused: " + whyPaused, "in_sync: a"}},
 		{"a wait before any state", []func(*Status){wait("w"), resume}, []string{"waiting: w"}},
 	}
 	for _, test := range tests {
