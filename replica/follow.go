@@ -81,7 +81,11 @@ func (r *run) ack(link *Link) error {
 	if r.AckLiveness || !r.durable.Load() {
 		offset = 0
 	}
-	return link.Ack(offset)
+	if err := link.Ack(offset); err != nil {
+		return err
+	}
+	r.Status.Acked.Store(offset)
+	return nil
 }
 
 // watch follows the source's own offset: it is the one that tells in sync from catching up.
@@ -127,7 +131,7 @@ func (r *run) watch(ctx context.Context, src *source, w *watched) error {
 			r.clocks.arrived(looked)
 		}
 		looking := time.Now()
-		offset, err := src.offset(ctx, r.Spool.Contents().EndID)
+		offset, backlog, err := src.offset(ctx, r.Spool.Contents().EndID)
 		if err != nil {
 			// The link has its own judgement of whether the source lives; without INFO there is only no news of the lag.
 			r.Log.Debug().Err(err).Msg("no news of the source's offset")
@@ -135,6 +139,7 @@ func (r *run) watch(ctx context.Context, src *source, w *watched) error {
 		}
 		seen, looked = offset, looking
 		r.Status.SourceOffset.Store(seen)
+		r.Status.SourceBacklog.Store(backlog)
 		w.seen(ctx, r.Spool.Contents().End, seen)
 	}
 }

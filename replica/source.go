@@ -61,21 +61,23 @@ func (s *source) info(ctx context.Context) (map[string]string, error) {
 	return ParseInfo(text), nil
 }
 
-// offset is the source's master_repl_offset now, in the history replID: after a failover the same address may be another server's.
-func (s *source) offset(ctx context.Context, replID string) (int64, error) {
+// offset is the source's master_repl_offset now, in the history replID, and the size of its backlog, 0 without one: after a failover the same address may be another server's.
+func (s *source) offset(ctx context.Context, replID string) (offset, backlog int64, err error) {
 	text, err := s.client.Do(ctx, s.client.B().Info().Section("replication").Build()).ToString()
 	if err != nil {
-		return 0, fmt.Errorf("ask the source for its offset: %w", err)
+		return 0, 0, fmt.Errorf("ask the source for its offset: %w", err)
 	}
 	info := ParseInfo(text)
 	if id := info["master_replid"]; id != replID {
-		return 0, fmt.Errorf("the source's history is %s now, and the link follows %s", id, replID)
+		return 0, 0, fmt.Errorf("the source's history is %s now, and the link follows %s", id, replID)
 	}
-	n, err := strconv.ParseInt(info["master_repl_offset"], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("read the source's master_repl_offset: %w", err)
+	if offset, err = strconv.ParseInt(info["master_repl_offset"], 10, 64); err != nil {
+		return 0, 0, fmt.Errorf("read the source's master_repl_offset: %w", err)
 	}
-	return n, nil
+	if info["repl_backlog_active"] == "1" {
+		backlog, _ = strconv.ParseInt(info["repl_backlog_size"], 10, 64) // nothing is decided by it
+	}
+	return offset, backlog, nil
 }
 
 // ClockSkew is how far a server's clock is ahead of this machine's, taken to have been read in the midst of the round trip. ok is false when the server does

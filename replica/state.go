@@ -82,6 +82,13 @@ func (s *Status) Pause(paused bool) {
 	s.show()
 }
 
+// IsPaused tells whether the operator has paused the run.
+func (s *Status) IsPaused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.paused
+}
+
 // Base is what the run does, or did before it had to wait or was paused.
 func (s *Status) Base() State {
 	s.mu.Lock()
@@ -138,7 +145,9 @@ type Progress struct {
 	SettleTotal      atomic.Int64 // keys that are there to look at
 	Settled          atomic.Int64 // expiries of keys and hash fields that were brought back
 	Checkpointed     atomic.Int64 // offset up to which the target has everything
+	Acked            atomic.Int64 // offset that the source was told last
 	SourceOffset     atomic.Int64 // master_repl_offset as last seen
+	SourceBacklog    atomic.Int64 // bytes that the source's backlog may have, as last seen; 0 without one
 	Commands         atomic.Int64 // commands committed
 	Transactions     atomic.Int64 // transactions that carried them
 	Rejected         atomic.Int64 // writes that the target refused, in this run

@@ -33,11 +33,11 @@ func newBar(file *os.File) *bar {
 	style := mpb.BarStyle().Build()
 	filler := mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
 		v := b.view.Load()
-		if v == nil || !v.loading {
+		if v == nil || !v.Loading() {
 			return nil
 		}
 		var known bool
-		if st.Current, st.Total, known = v.part(); !known {
+		if st.Current, st.Total, known = v.Snapshot.Part(); !known {
 			return nil
 		}
 		return style.Fill(w, st)
@@ -61,29 +61,21 @@ func (b *bar) close() {
 	b.progress.Wait()
 }
 
-// part is how much of the snapshot is in the target: of its bytes, or of its keys where the source does not know the bytes.
-func (v *view) part() (done, all int64, known bool) {
-	switch {
-	case v.snapshotSize > 0:
-		return min(v.snapshotRead, v.snapshotSize), v.snapshotSize, true
-	case v.snapshotTotal > 0:
-		return min(v.snapshotKeys, v.snapshotTotal), v.snapshotTotal, true
-	}
-	return 0, 0, false
-}
+// view is a run's View as the bar and the log say it.
+type view struct{ replica.View }
 
 // head stands before the bar.
 func (v *view) head() string {
 	if v == nil {
 		return ""
 	}
-	if !v.loading || v.state == replica.Waiting {
-		return string(v.state)
+	if !v.Loading() || v.State == replica.Waiting || v.State == replica.Paused {
+		return string(v.State)
 	}
-	if done, all, known := v.part(); known {
-		return fmt.Sprintf("%s %3.0f%% ", v.state, math.Floor(float64(done)/float64(all)*100))
+	if done, all, known := v.Snapshot.Part(); known {
+		return fmt.Sprintf("%s %3.0f%% ", v.State, math.Floor(float64(done)/float64(all)*100))
 	}
-	return string(v.state)
+	return string(v.State)
 }
 
 // tail stands behind the bar: the numbers first, since what does not fit is cut off.
@@ -91,68 +83,68 @@ func (v *view) tail() string {
 	switch {
 	case v == nil:
 		return ""
-	case v.state == replica.Connecting || v.state == replica.Waiting && v.checkpointed == 0 && v.snapshotRead == 0:
-		return "  " + redact(v.why)
-	case v.loading:
+	case v.State == replica.Connecting || v.State == replica.Waiting && v.Offset.Checkpointed == 0 && v.Snapshot.Read == 0:
+		return "  " + redact(v.Why)
+	case v.Loading():
 		return v.loadingTail()
 	}
-	text := "  offset " + humanize.Comma(v.checkpointed)
-	if v.lagBytes >= 0 {
-		text += "  lag " + humanize.Bytes(uint64(v.lagBytes))
-		if v.lag > 0 {
-			text += " " + short(v.lag.Truncate(100*time.Millisecond))
+	text := "  offset " + humanize.Comma(v.Offset.Checkpointed)
+	if v.Lag.Bytes >= 0 {
+		text += "  lag " + humanize.Bytes(uint64(v.Lag.Bytes))
+		if v.Lag.Time > 0 {
+			text += " " + short(time.Duration(v.Lag.Time).Truncate(100*time.Millisecond))
 		}
-		if v.lagBytes > 0 {
-			text += fmt.Sprintf(" (%s to receive, %s to apply)", humanize.Bytes(uint64(v.toReceive)), humanize.Bytes(uint64(v.toApply)))
+		if v.Lag.Bytes > 0 {
+			text += fmt.Sprintf(" (%s to receive, %s to apply)", humanize.Bytes(uint64(v.Lag.ToReceive)), humanize.Bytes(uint64(v.Lag.ToApply)))
 		}
 	}
-	text += fmt.Sprintf("  %s commands/s", amount(v.commandsPerS))
-	if v.state == replica.Settling {
-		text += fmt.Sprintf("  %s expiries settled, %s of %s keys looked at", amount(float64(v.settled)), amount(float64(v.settleSeen)), amount(float64(v.settleTotal)))
+	text += fmt.Sprintf("  %s commands/s", amount(v.Rate.Commands))
+	if v.State == replica.Settling {
+		text += fmt.Sprintf("  %s expiries settled, %s of %s keys looked at", amount(float64(v.Settle.Settled)), amount(float64(v.Settle.Seen)), amount(float64(v.Settle.Total)))
 	}
-	if (v.state == replica.CatchingUp || v.state == replica.Settling) && v.left > 0 {
-		text += "  ETA " + short(v.left)
+	if (v.State == replica.CatchingUp || v.State == replica.Settling) && v.Left > 0 {
+		text += "  ETA " + short(time.Duration(v.Left))
 	}
 	text += v.losses()
-	if v.state == replica.Waiting { // of the other states the numbers say all
-		text += "  " + redact(v.why)
+	if v.State == replica.Waiting || v.State == replica.Paused { // of the other states the numbers say all
+		text += "  " + redact(v.Why)
 	}
 	return text
 }
 
 func (v *view) loadingTail() string {
-	text := "  " + humanize.Bytes(uint64(v.snapshotRead))
-	if v.snapshotSize > 0 {
-		text += " of " + humanize.Bytes(uint64(v.snapshotSize))
+	text := "  " + humanize.Bytes(uint64(v.Snapshot.Read))
+	if v.Snapshot.Size > 0 {
+		text += " of " + humanize.Bytes(uint64(v.Snapshot.Size))
 	}
-	if v.snapshotReceived > 0 && v.snapshotReceived != v.snapshotSize {
-		text += ", " + humanize.Bytes(uint64(v.snapshotReceived)) + " received"
+	if v.Snapshot.Received > 0 && v.Snapshot.Received != v.Snapshot.Size {
+		text += ", " + humanize.Bytes(uint64(v.Snapshot.Received)) + " received"
 	}
-	text += "  " + amount(float64(v.snapshotKeys)) + " keys"
-	if v.snapshotSize < 0 && v.snapshotTotal > 0 { // the source does not know the size; it announces a database's keys when it begins with it
-		text += " of " + amount(float64(v.snapshotTotal)) + " so far"
+	text += "  " + amount(float64(v.Snapshot.Keys)) + " keys"
+	if v.Snapshot.Size < 0 && v.Snapshot.Total > 0 { // the source does not know the size; it announces a database's keys when it begins with it
+		text += " of " + amount(float64(v.Snapshot.Total)) + " so far"
 	}
-	text += fmt.Sprintf("  %s/s  %s keys/s", humanize.Bytes(uint64(v.bytesPerS)), amount(v.keysPerS))
-	if v.left > 0 {
-		text += "  ETA " + short(v.left)
+	text += fmt.Sprintf("  %s/s  %s keys/s", humanize.Bytes(uint64(v.Rate.Bytes)), amount(v.Rate.Keys))
+	if v.Left > 0 {
+		text += "  ETA " + short(time.Duration(v.Left))
 	}
 	text += v.losses()
-	if v.state == replica.Waiting {
-		text += "  " + redact(v.why)
+	if v.State == replica.Waiting || v.State == replica.Paused {
+		text += "  " + redact(v.Why)
 	}
 	return text
 }
 
 // losses tells what the target lacks for good; nothing when it lacks nothing.
 func (v *view) losses() (text string) {
-	if v.rejected > 0 {
-		text += "  " + plural(v.rejected, "refused write")
+	if v.Loss.Rejected > 0 {
+		text += "  " + plural(v.Loss.Rejected, "refused write")
 	}
-	if v.divergence > 0 {
-		text += "  " + plural(v.divergence, "difference")
+	if v.Loss.Divergence > 0 {
+		text += "  " + plural(v.Loss.Divergence, "difference")
 	}
-	if v.evicted > 0 {
-		text += "  " + plural(v.evicted, "evicted key")
+	if v.Loss.Evicted > 0 {
+		text += "  " + plural(v.Loss.Evicted, "evicted key")
 	}
 	return text
 }

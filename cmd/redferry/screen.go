@@ -118,12 +118,12 @@ func (s *screen) begin(ctx context.Context) {
 func (s *screen) show(ctx, run context.Context) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	var m meter
+	var m replica.Meter
 	logged, asked := time.Now(), run.Done()
 	for {
 		select {
 		case <-ctx.Done():
-			s.loading = m.look(s.status, time.Now()).loading
+			s.loading = s.status.Base() == replica.Loading
 			return
 		case <-asked:
 			asked = nil
@@ -134,7 +134,7 @@ func (s *screen) show(ctx, run context.Context) {
 		case <-tick.C:
 		}
 		now := time.Now()
-		v := m.look(s.status, now)
+		v := view{m.Look(s.status, now)}
 		switch {
 		case s.bar != nil:
 			s.bar.set(v)
@@ -147,28 +147,28 @@ func (s *screen) show(ctx, run context.Context) {
 
 // log writes a view as a line of fields.
 func (v *view) log(log zerolog.Logger) {
-	e := log.Info().Str("state", string(v.state)).Str("why", redact(v.why))
-	if v.loading {
-		e.Int64("snapshot_bytes", v.snapshotRead).Int64("snapshot_size", v.snapshotSize).Int64("snapshot_received", v.snapshotReceived).
-			Int64("snapshot_keys", v.snapshotKeys).Int64("snapshot_total", v.snapshotTotal).
-			Int64("bytes_per_s", int64(v.bytesPerS)).Int64("keys_per_s", int64(v.keysPerS))
+	e := log.Info().Str("state", string(v.State)).Str("why", redact(v.Why))
+	if v.Loading() {
+		e.Int64("snapshot_bytes", v.Snapshot.Read).Int64("snapshot_size", v.Snapshot.Size).Int64("snapshot_received", v.Snapshot.Received).
+			Int64("snapshot_keys", v.Snapshot.Keys).Int64("snapshot_total", v.Snapshot.Total).
+			Int64("bytes_per_s", int64(v.Rate.Bytes)).Int64("keys_per_s", int64(v.Rate.Keys))
 	} else {
-		e.Int64("received", v.received).Int64("checkpointed", v.checkpointed).Int64("source_offset", v.sourceOffset)
-		if v.lagBytes >= 0 {
-			e.Int64("lag_bytes", v.lagBytes).Int64("to_receive_bytes", v.toReceive).Int64("to_apply_bytes", v.toApply)
+		e.Int64("received", v.Offset.Received).Int64("checkpointed", v.Offset.Checkpointed).Int64("source_offset", v.Offset.Source)
+		if v.Lag.Bytes >= 0 {
+			e.Int64("lag_bytes", v.Lag.Bytes).Int64("to_receive_bytes", v.Lag.ToReceive).Int64("to_apply_bytes", v.Lag.ToApply)
 		}
-		if v.lag >= 0 {
-			e.Float64("lag_seconds", v.lag.Round(100*time.Millisecond).Seconds())
+		if v.Lag.Time >= 0 {
+			e.Float64("lag_seconds", time.Duration(v.Lag.Time).Round(100*time.Millisecond).Seconds())
 		}
-		if v.state == replica.Settling {
-			e.Int64("settled", v.settled).Int64("settle_keys", v.settleSeen).Int64("settle_total", v.settleTotal)
+		if v.State == replica.Settling {
+			e.Int64("settled", v.Settle.Settled).Int64("settle_keys", v.Settle.Seen).Int64("settle_total", v.Settle.Total)
 		}
-		e.Int64("commands", v.commands).Int64("commands_per_s", int64(v.commandsPerS))
+		e.Int64("commands", v.Applied.Commands).Int64("commands_per_s", int64(v.Rate.Commands))
 	}
-	if v.left > 0 {
-		e.Int64("left_seconds", int64(v.left.Seconds()))
+	if v.Left > 0 {
+		e.Int64("left_seconds", int64(time.Duration(v.Left).Seconds()))
 	}
-	e.Int64("spool_bytes", v.spoolUsed).Int64("rejected", v.rejected).Int64("divergence", v.divergence).Int64("evicted", v.evicted).Msg("progress")
+	e.Int64("spool_bytes", v.Spool.Used).Int64("rejected", v.Loss.Rejected).Int64("divergence", v.Loss.Divergence).Int64("evicted", v.Loss.Evicted).Msg("progress")
 }
 
 // end stops showing progress and, when the run has done what it should, sums it up.

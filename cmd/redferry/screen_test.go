@@ -11,86 +11,45 @@ import (
 	"redferry/replica"
 )
 
-func TestSpeed(t *testing.T) {
-	var s speed
-	now := time.Unix(1000, 0)
-	tests := []struct {
-		name  string
-		after time.Duration
-		n     int64
-		want  float64
-	}{
-		{"the first value has no speed", 0, 100, 0},
-		{"a second later", time.Second, 200, 100},
-		{"the mean of what was seen", time.Second, 200, 50},
-		{"what is long ago does not count", 5 * time.Second, 700, 100},
-		{"back to less: a new beginning", time.Second, 10, 0},
-		{"and on", time.Second, 30, 20},
-	}
-	for _, tt := range tests {
-		now = now.Add(tt.after)
-		if got := s.at(now, tt.n); got != tt.want {
-			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
-		}
-	}
-	for range 10_000 {
-		now = now.Add(200 * time.Millisecond)
-		s.at(now, 30)
-	}
-	if len(s.samples) > 30 {
-		t.Errorf("%d samples are kept", len(s.samples))
-	}
-}
-
-func TestLagClock(t *testing.T) {
-	var l lagClock
-	now := time.Unix(1000, 0)
-	tests := []struct {
-		name           string
-		after          time.Duration
-		source, target int64
-		want           time.Duration
-	}{
-		{"behind from the first look on", 0, 100, 50, -1},
-		{"still", time.Second, 200, 60, -1},
-		{"at a place that was seen", time.Second, 300, 100, 2 * time.Second},
-		{"the source writes, the target stands", time.Second, 400, 100, 3 * time.Second},
-		{"nearly there", time.Second, 500, 450, time.Second},
-		{"there", time.Second, 500, 500, 0},
-		{"another history", time.Second, 10, 5, -1},
-	}
-	for _, tt := range tests {
-		now = now.Add(tt.after)
-		if got := l.at(now, tt.source, tt.target); got != tt.want {
-			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
-		}
-	}
-	for i := range int64(2 * lagKept) {
-		now = now.Add(time.Second)
-		l.at(now, 100+i, 0)
-	}
-	if len(l.samples) > lagKept {
-		t.Errorf("%d samples are kept", len(l.samples))
-	}
-}
-
 func TestLine(t *testing.T) {
+	snapshot := func(state replica.State, s replica.SnapshotView) view {
+		return view{replica.View{State: state, Phase: replica.Loading, Snapshot: s}}
+	}
+	fast := snapshot(replica.Loading, replica.SnapshotView{Read: 42e6, Size: 100e6, Keys: 1234567})
+	fast.Rate, fast.Left = replica.RateView{Bytes: 9e6, Keys: 98765}, replica.Span(8*time.Second)
+	away := snapshot(replica.Waiting, replica.SnapshotView{Read: 10, Size: 100})
+	away.Why = "target away"
+	stream := func(state replica.State, lag replica.LagView, change func(*view)) view {
+		v := view{replica.View{State: state, Phase: replica.InSync, Why: "x", Offset: replica.OffsetView{Checkpointed: 5}, Lag: lag}}
+		change(&v)
+		return v
+	}
+	unknown := replica.LagView{Bytes: -1}
 	for name, tt := range map[string]struct {
 		view view
 		want string
 	}{
-		"connecting":     {view{state: replica.Connecting, why: "asking"}, "connecting  asking"},
-		"size known":     {view{state: replica.Loading, loading: true, snapshotRead: 42e6, snapshotSize: 100e6, snapshotKeys: 1234567, bytesPerS: 9e6, keysPerS: 98765, left: 8 * time.Second}, "snapshot  42%   42 MB of 100 MB  1.2M keys  9.0 MB/s  99k keys/s  ETA 8s"},
-		"ahead":          {view{state: replica.Loading, loading: true, snapshotRead: 42e6, snapshotReceived: 90e6, snapshotSize: 100e6}, "snapshot  42%   42 MB of 100 MB, 90 MB received  0 keys  0 B/s  0 keys/s"},
-		"not known":      {view{state: replica.Loading, loading: true, snapshotRead: 42e6, snapshotSize: -1, snapshotKeys: 500, snapshotTotal: 2000}, "snapshot  25%   42 MB  500 keys of 2.0k so far  0 B/s  0 keys/s"},
-		"nothing known":  {view{state: replica.Loading, loading: true, snapshotSize: -1}, "snapshot  0 B  0 keys  0 B/s  0 keys/s"},
-		"waiting loads":  {view{state: replica.Waiting, why: "target away", loading: true, snapshotRead: 10, snapshotSize: 100}, "waiting  10 B of 100 B  0 keys  0 B/s  0 keys/s  target away"},
-		"in sync":        {view{state: replica.InSync, why: "x", checkpointed: 1234567, lagBytes: 0, lag: 0, commandsPerS: 950}, "in_sync  offset 1,234,567  lag 0 B  950 commands/s"},
-		"settling":       {view{state: replica.Settling, checkpointed: 5, lagBytes: 0, commandsPerS: 95000, settled: 40_000, settleSeen: 100_000, settleTotal: 1_000_000, left: 9 * time.Second}, "settling  offset 5  lag 0 B  95k commands/s  40k expiries settled, 100k of 1.0M keys looked at  ETA 9s"},
-		"behind":         {view{state: replica.CatchingUp, checkpointed: 5, lagBytes: 5e6, toApply: 5e6, lag: 2500 * time.Millisecond, commandsPerS: 95000, left: time.Minute}, "catching_up  offset 5  lag 5.0 MB 2.5s (0 B to receive, 5.0 MB to apply)  95k commands/s  ETA 1m0s"},
-		"waiting":        {view{state: replica.Waiting, why: "redis://u:p@h is away", checkpointed: 5, lagBytes: -1}, "waiting  offset 5  0 commands/s  redis://***@h is away"},
-		"differences":    {view{state: replica.InSync, checkpointed: 5, lagBytes: -1, divergence: 1}, "in_sync  offset 5  0 commands/s  1 difference"},
-		"refused writes": {view{state: replica.InSync, checkpointed: 5, lagBytes: -1, rejected: 2}, "in_sync  offset 5  0 commands/s  2 refused writes"},
+		"connecting":    {view{replica.View{State: replica.Connecting, Why: "asking"}}, "connecting  asking"},
+		"size known":    {fast, "snapshot  42%   42 MB of 100 MB  1.2M keys  9.0 MB/s  99k keys/s  ETA 8s"},
+		"ahead":         {snapshot(replica.Loading, replica.SnapshotView{Read: 42e6, Received: 90e6, Size: 100e6}), "snapshot  42%   42 MB of 100 MB, 90 MB received  0 keys  0 B/s  0 keys/s"},
+		"not known":     {snapshot(replica.Loading, replica.SnapshotView{Read: 42e6, Size: -1, Keys: 500, Total: 2000}), "snapshot  25%   42 MB  500 keys of 2.0k so far  0 B/s  0 keys/s"},
+		"nothing known": {snapshot(replica.Loading, replica.SnapshotView{Size: -1}), "snapshot  0 B  0 keys  0 B/s  0 keys/s"},
+		"waiting loads": {away, "waiting  10 B of 100 B  0 keys  0 B/s  0 keys/s  target away"},
+		"in sync": {
+			stream(replica.InSync, replica.LagView{}, func(v *view) { v.Offset.Checkpointed, v.Rate.Commands = 1234567, 950 }),
+			"in_sync  offset 1,234,567  lag 0 B  950 commands/s",
+		},
+		"settling": {stream(replica.Settling, replica.LagView{}, func(v *view) {
+			v.Rate.Commands, v.Left = 95000, replica.Span(9*time.Second)
+			v.Settle = replica.SettleView{Settled: 40_000, Seen: 100_000, Total: 1_000_000}
+		}), "settling  offset 5  lag 0 B  95k commands/s  40k expiries settled, 100k of 1.0M keys looked at  ETA 9s"},
+		"behind": {stream(replica.CatchingUp, replica.LagView{Bytes: 5e6, ToApply: 5e6, Time: replica.Span(2500 * time.Millisecond)}, func(v *view) {
+			v.Rate.Commands, v.Left = 95000, replica.Span(time.Minute)
+		}), "catching_up  offset 5  lag 5.0 MB 2.5s (0 B to receive, 5.0 MB to apply)  95k commands/s  ETA 1m0s"},
+		"waiting":        {stream(replica.Waiting, unknown, func(v *view) { v.Why = "redis://u:p@h is away" }), "waiting  offset 5  0 commands/s  redis://***@h is away"},
+		"paused":         {stream(replica.Paused, unknown, func(v *view) { v.Why = "by the operator" }), "paused  offset 5  0 commands/s  by the operator"},
+		"differences":    {stream(replica.InSync, unknown, func(v *view) { v.Loss.Divergence = 1 }), "in_sync  offset 5  0 commands/s  1 difference"},
+		"refused writes": {stream(replica.InSync, unknown, func(v *view) { v.Loss.Rejected = 2 }), "in_sync  offset 5  0 commands/s  2 refused writes"},
 	} {
 		if got := tt.view.head() + tt.view.tail(); got != tt.want {
 			t.Errorf("%s:\ngot  %q\nwant %q", name, got, tt.want)
