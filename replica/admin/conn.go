@@ -1,0 +1,128 @@
+package admin
+
+import (
+	"bufio"
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// conn is one connection. One goroutine uses it.
+type conn struct {
+	*Server
+	nc      net.Conn
+	id      int64
+	trusted bool // it may give commands
+	resp3   bool
+	name    string
+	closing bool // behind the present reply
+	wrong   int  // passwords
+}
+
+const (
+	maxReplies = 64 << 10 // bytes that wait to be written behind each other
+	maxWrong   = 3        // passwords, then the connection is closed
+)
+
+// serve answers until the client leaves, misbehaves or is silent for too long, or ctx ends.
+func (c *conn) serve(ctx context.Context) {
+	defer c.nc.Close()
+	defer context.AfterFunc(ctx, func() {
+		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+		_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	})()
+	in := bufio.NewReaderSize(c.nc, maxLine)
+	var out []byte
+	for {
+		idle := c.idle
+		if !c.trusted {
+			idle = c.stranger
+		}
+		_ = c.nc.SetReadDeadline(time.Now().Add(idle))
+		if ctx.Err() != nil { // which may have come before the deadline was set
+			return
+		}
+		words, err := readRequest(in)
+		var protocol errProtocol
+		switch {
+		case errors.As(err, &protocol):
+			out, c.closing = appendReply(out, c.resp3, protocol), true
+		case err != nil:
+			return
+		case len(words) > 0:
+			out = appendReply(out, c.resp3, c.answer(ctx, words))
+		}
+		if in.Buffered() == 0 || len(out) > maxReplies || c.closing {
+			timeout := writeTimeout
+			if ctx.Err() != nil {
+				timeout = time.Second
+			}
+			_ = c.nc.SetWriteDeadline(time.Now().Add(timeout))
+			if _, err := c.nc.Write(out); err != nil || c.closing {
+				return
+			}
+			out = nil // the next one may be long, and the one behind it not
+		}
+	}
+}
+
+// answer carries a request out.
+func (c *conn) answer(ctx context.Context, words []string) any {
+	name := strings.ToUpper(words[0])
+	if !c.trusted {
+		switch name {
+		case "AUTH", "HELLO", "QUIT":
+		case "POST", "HOST:": // a browser that was sent here
+			c.closing = true
+			fallthrough
+		default:
+			return errors.New("NOAUTH Authentication required.")
+		}
+	}
+	command, ok := c.commands[name]
+	if !ok {
+		return fmt.Errorf("ERR unknown command '%.64s': this is redferry's admin socket, and it has no data; HELP lists what it knows", printable(words[0]))
+	}
+	if n := command.Arity; n > 0 && len(words) != n || n < 0 && len(words) < -n {
+		return fmt.Errorf("ERR wrong number of arguments for '%s' command: %s", strings.ToLower(name), command.Usage())
+	}
+	var reply any
+	var err error
+	if command.basic != nil {
+		reply, err = command.basic(c, words[1:])
+	} else {
+		reply, err = command.Run(ctx, words[1:])
+	}
+	if err != nil {
+		return err
+	}
+	return reply
+}
+
+// authenticate compares in the same time whatever is given. redis-cli makes an empty user of redis://:password@host.
+func (c *conn) authenticate(user, password string) error {
+	if c.password == "" {
+		return errors.New("ERR AUTH called without any password configured")
+	}
+	same := subtle.ConstantTimeCompare([]byte(password), []byte(c.password)) == 1
+	if user != "default" && user != "" || !same {
+		c.wrong++
+		c.closing = c.wrong >= maxWrong
+		return errors.New("WRONGPASS invalid username-password pair")
+	}
+	c.trusted = true
+	return nil
+}
+
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, text)
+}
