@@ -194,5 +194,5 @@ func (c *config) Validate(app *kong.Application) error {
 
 // secret tells whether the file may hold a password.
 func (c *config) secret() bool {
-	return strings.Contains(c.settings["source"].text, "@") || strings.Contains(c.settings["target"].text, "@")
+	return strings.Contains(c.settings["source"].text, "@") || strings.Contains(c.settings["target"].text, "@") || c.settings["admin-password"].text != ""
 }

@@ -16,7 +16,7 @@ const envPrefix = "REDFERRY_"
 // what was meant: an error. Others may be somebody else's (Kubernetes sets REDFERRY_SERVICE_HOST and more for a service named redferry) and
 // give a warning.
 func checkEnvironment(app *kong.Application, environ []string, s *streams) error {
-	var known []string
+	known := hookVariables() // a hook may call redferry
 	for _, f := range allFlags(app) {
 		known = append(known, f.Envs...)
 	}

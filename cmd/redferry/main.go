@@ -42,7 +42,10 @@ type cli struct {
 	Config configFlag `placeholder:"FILE.yaml" help:"Read flags from this file, too: one key per flag, by its long name."`
 
 	Run     runCmd     `cmd:"" help:"Replicate from the source into the target: the snapshot, then the stream. The same command goes on after any crash."`
-	Status  statusCmd  `cmd:"" help:"Show how far a migration is, from the checkpoint in its target."`
+	Status  statusCmd  `cmd:"" help:"Show how a migration does: of one that runs here, from the run itself; of any other, from the checkpoint in its target."`
+	Pause   pauseCmd   `cmd:"" help:"Stop a run from writing to its target, while it goes on receiving into its spool."`
+	Resume  resumeCmd  `cmd:"" help:"Have a paused run go on."`
+	Events  eventsCmd  `cmd:"" help:"Show a migration's changes of state, with their reasons; also when it does not run."`
 	Reset   resetCmd   `cmd:"" help:"Settle a migration's target, and remove its own keys there and what this machine knows of it. Data stays."`
 	Inspect inspectCmd `cmd:"" help:"Show what is in an RDB file, or in a target's checkpoint."`
 	Version versionCmd `cmd:"" help:"Print the version."`

@@ -10,6 +10,7 @@ import (
 
 	"redferry/applier"
 	"redferry/replica"
+	"redferry/replica/admin"
 )
 
 type runCmd struct {
@@ -33,20 +34,25 @@ type runCmd struct {
 	SnapshotPipelines int               `default:"3" help:"Connections that load the snapshot."`
 	TargetTimeout     time.Duration     `default:"1m" help:"How long one round trip to the target may take, however large."`
 	RaiseSourceLimits bool              `help:"Lift the source's client-output-buffer-limit for replicas while it sends a snapshot, and put it back."`
+	OnState           string            `placeholder:"COMMAND" help:"A shell command to run on every change of state, with REDFERRY_STATE, REDFERRY_WHY and REDFERRY_NAME in its environment."`
 	spoolFlags
+	adminFlags
 	screenFlags
 }
 
 // Run replicates until it is told to stop.
 func (c *runCmd) Run(ctx context.Context, s *streams) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	status := &replica.Status{}
 	screen := newScreen(c.screenFlags, s, status)
-	err := c.replicate(ctx, screen)
+	err := c.replicate(ctx, screen, func() { cancel(fmt.Errorf("SHUTDOWN %w", errSignal)) })
 	screen.end(ctx, err, c.StopAt)
 	return err
 }
 
-func (c *runCmd) replicate(ctx context.Context, screen *screen) (err error) {
+// replicate is Run; shutdown ends it as a signal does.
+func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func()) (err error) {
 	source, err := endpoint("source", c.Source, c.SourceTLS)
 	if err != nil {
 		return err
@@ -57,6 +63,9 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen) (err error) {
 	}
 	stopAt, err := parseStopAt(c.StopAt)
 	if err != nil {
+		return err
+	}
+	if err := c.adminFlags.check(); err != nil {
 		return err
 	}
 	home, err := c.open()
@@ -80,6 +89,22 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen) (err error) {
 	if found := spool.Found(); found != "" {
 		log.Info().Msg(found)
 	}
+	var h *hook
+	if c.OnState != "" {
+		h = newHook(c.OnState, c.Name, filepath.Dir(home.Dir()), log)
+	}
+	journal := newJournal(home, h, log)
+	defer func() { journal.end(err, endOf(ctx, c.StopAt)) }()
+	screen.alsoTell(journal.observe)
+	gate := &replica.Gate{}
+	controls := admin.Controls{
+		Gate: gate, Events: eventsFile(home.Dir()), Settings: screen.settings(), Shutdown: shutdown,
+		Report: reporter(c.identity(source, target, home), screen),
+	}
+	server, err := c.listen(home, controls.Commands(), log)
+	if err != nil {
+		return err
+	}
 	a := applier.New(applier.Config{
 		Name: c.Name, Target: target, Home: home,
 		OnFullResync: applier.Choice(c.OnFullResync), OnNotEmpty: applier.Choice(c.OnTargetNotEmpty),
@@ -88,10 +113,19 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen) (err error) {
 	})
 	defer a.Close()
 	screen.begin(ctx)
-	return replica.Run(ctx, replica.RunConfig{
-		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness",
+	config := replica.RunConfig{
+		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness", Gate: gate,
 		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, TTLGrace: c.TTLGrace, Status: screen.status, Log: log,
-	}, a)
+	}
+	return beside(ctx, log, func() error { return replica.Run(ctx, config, a) }, server.Run)
+}
+
+// endOf says why a run ended that did what it should.
+func endOf(ctx context.Context, stopAt string) string {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause.Error()
+	}
+	return "--stop-at " + stopAt + " is reached"
 }
 
 func parseStopAt(text string) (replica.StopAt, error) {

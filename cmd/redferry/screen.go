@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"redferry/replica"
+	"redferry/replica/admin"
 )
 
 // screenFlags say how a run shows itself.
@@ -28,11 +31,13 @@ type screenFlags struct {
 type screen struct {
 	log      zerolog.Logger
 	status   *replica.Status
-	interval time.Duration // of lines in the log; 0 for none
-	bar      *bar          // on a terminal, else nil
+	level    *levelGate
+	interval atomic.Int64 // ns between lines of progress in the log; 0 for none
+	bar      *bar         // on a terminal, else nil
 	console  bool
 	began    time.Time
 
+	latest  atomic.Pointer[replica.View]
 	stop    func()        // ends the goroutine; nil before begin
 	done    chan struct{} // closed when it has ended
 	loading bool          // it ended in the midst of a snapshot; to be read after done
@@ -41,7 +46,8 @@ type screen struct {
 func newScreen(f screenFlags, s *streams, status *replica.Status) *screen {
 	file, ok := s.err.(*os.File)
 	terminal := ok && term.IsTerminal(int(file.Fd()))
-	sc := &screen{status: status, interval: f.LogInterval, began: time.Now()}
+	sc := &screen{status: status, level: &levelGate{}, began: time.Now()}
+	sc.interval.Store(int64(f.LogInterval))
 	sc.console = f.LogFormat == "console" || f.LogFormat == "auto" && terminal
 	var w io.Writer = s.err
 	if sc.console && terminal {
@@ -51,11 +57,10 @@ func newScreen(f screenFlags, s *streams, status *replica.Status) *screen {
 	if sc.console {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !terminal || os.Getenv("NO_COLOR") != ""}
 	}
-	level, err := zerolog.ParseLevel(f.LogLevel)
-	if err != nil { // not possible behind the flag's enum
-		level = zerolog.InfoLevel
+	if err := sc.level.set(f.LogLevel); err != nil { // not possible behind the flag's enum
+		sc.level.Store(int32(zerolog.InfoLevel))
 	}
-	sc.log = zerolog.New(w).Level(level).With().Timestamp().Logger()
+	sc.log = zerolog.New(w).Level(zerolog.DebugLevel).Sample(sc.level).With().Timestamp().Logger()
 	if !sc.console {
 		s.json = &sc.log
 	}
@@ -65,6 +70,58 @@ func newScreen(f screenFlags, s *streams, status *replica.Status) *screen {
 	states := stateLog{log: sc.log, console: sc.console}
 	status.Observe = states.observe
 	return sc
+}
+
+// levelGate is a log level that can change: copies of a logger keep their own.
+type levelGate struct{ atomic.Int32 }
+
+// Sample tells whether something of this level is logged.
+func (g *levelGate) Sample(level zerolog.Level) bool { return level >= zerolog.Level(g.Load()) }
+
+// logLevels are what --log-level may be.
+const logLevels = "debug,info,warn,error"
+
+func (g *levelGate) set(text string) error {
+	level, err := zerolog.ParseLevel(strings.ToLower(text))
+	if err != nil || !slices.Contains(strings.Split(logLevels, ","), level.String()) {
+		return fmt.Errorf("must be one of %s", logLevels)
+	}
+	g.Store(int32(level))
+	return nil
+}
+
+// settings are the flags that may change while the run goes on.
+func (s *screen) settings() []admin.Setting {
+	return []admin.Setting{
+		{Name: "log-level", Get: func() string { return zerolog.Level(s.level.Load()).String() }, Set: s.level.set},
+		{Name: "log-interval", Get: func() string { return time.Duration(s.interval.Load()).String() }, Set: func(text string) error {
+			d, err := admin.DurationText(text)
+			if err == nil {
+				s.interval.Store(int64(d))
+			}
+			return err
+		}},
+	}
+}
+
+// alsoTell has another one hear of the changes of state. It is called before the run begins.
+func (s *screen) alsoTell(f func(replica.State, string)) {
+	first := s.status.Observe
+	s.status.Observe = func(state replica.State, why string) {
+		first(state, why)
+		f(state, why)
+	}
+}
+
+// now is the run at this moment; what follows from several looks is as it was at the last one.
+func (s *screen) now() replica.View {
+	var v replica.View
+	if latest := s.latest.Load(); latest != nil {
+		v = *latest
+	}
+	v.State, v.Why, v.Since = s.status.Now()
+	v.Phase, v.Paused = s.status.Base(), s.status.IsPaused()
+	return v
 }
 
 // stateLog logs changes of state. Status calls it under its lock: one goroutine at a time.
@@ -120,6 +177,8 @@ func (s *screen) show(ctx, run context.Context) {
 	defer tick.Stop()
 	var m replica.Meter
 	logged, asked := time.Now(), run.Done()
+	first := m.Look(s.status, logged)
+	s.latest.Store(&first)
 	for {
 		select {
 		case <-ctx.Done():
@@ -135,14 +194,21 @@ func (s *screen) show(ctx, run context.Context) {
 		}
 		now := time.Now()
 		v := view{m.Look(s.status, now)}
+		s.latest.Store(&v.View)
 		switch {
 		case s.bar != nil:
 			s.bar.set(v)
-		case s.interval > 0 && now.Sub(logged) >= s.interval:
+		case s.every(now.Sub(logged)):
 			logged = now
 			v.log(s.log)
 		}
 	}
+}
+
+// every tells whether a line of progress is due so long after the last one.
+func (s *screen) every(since time.Duration) bool {
+	interval := time.Duration(s.interval.Load())
+	return interval > 0 && since >= interval
 }
 
 // log writes a view as a line of fields.

@@ -9,12 +9,15 @@ import (
 	"syscall"
 )
 
+// adminPassword is the flag that is a password, and not a URL that may hold one.
+const adminPassword = "--admin-password"
+
 // secretFlags are the flags whose values may hold a password, with their variables.
 func secretFlags() map[string]string {
-	return map[string]string{"--source": "REDFERRY_SOURCE", "--target": "REDFERRY_TARGET"}
+	return map[string]string{"--source": "REDFERRY_SOURCE", "--target": "REDFERRY_TARGET", adminPassword: "REDFERRY_ADMIN_PASSWORD"}
 }
 
-// hideSecrets starts the program again, as the same process, with every URL that may hold a password moved from the arguments, which
+// hideSecrets starts the program again, as the same process, with every password, and every URL that may hold one, moved from the arguments, which
 // everybody on the machine can read, to the environment, which only this user can. It returns when there was nothing to hide, or when it
 // could not.
 func hideSecrets() error {
@@ -42,7 +45,7 @@ func hideSecrets() error {
 func withoutSecrets(args []string) (rest []string, moved map[string]string) {
 	moved = map[string]string{}
 	for _, f := range findSecrets(args) {
-		if strings.Contains(f.value, "@") {
+		if strings.Contains(f.value, "@") || f.env == secretFlags()[adminPassword] {
 			moved[f.env] = ""
 		}
 	}

@@ -1,55 +1,181 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"golang.org/x/term"
 
 	"redferry/applier"
 	"redferry/applier/checkpoint"
 	"redferry/replica"
+	"redferry/replica/admin"
+	"redferry/replica/events"
 )
 
 // patience is how long status, inspect and reset wait for a target.
 const patience = 15 * time.Second
 
 type statusCmd struct {
-	targetFlags
-	nameFlag
-	JSON bool `name:"json" help:"Print one JSON object."`
+	Target string `placeholder:"URL" help:"The migration's target, as for run: shows its checkpoint, also of a migration that runs elsewhere or not at all."`
+	targetTLS
+	homeFlags
+	JSON  bool `name:"json" help:"Print one JSON object."`
+	Watch bool `help:"Show it again each second, until Ctrl-C."`
 }
 
-// Run prints the checkpoint of a migration.
+// Run prints how a migration does.
 func (c *statusCmd) Run(ctx context.Context, s *streams) error {
-	target, t, err := findTraces(ctx, c.Target, c.TargetTLS, c.nameFlag)
+	if err := c.check(); err != nil {
+		return err
+	}
+	if !c.Watch {
+		return c.show(ctx, s, s.out)
+	}
+	file, ok := s.out.(*os.File)
+	terminal := ok && term.IsTerminal(int(file.Fd()))
+	for {
+		var page bytes.Buffer
+		if terminal && !c.JSON {
+			page.WriteString(clearScreen)
+		}
+		err := c.show(ctx, s, &page)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !terminal && !c.JSON {
+			page.WriteByte('\n')
+		}
+		if _, printing := s.out.Write(page.Bytes()); err == nil {
+			err = printing
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// clearScreen has a terminal begin again at its upper left corner.
+const clearScreen = "\x1b[H\x1b[2J"
+
+// show prints what the run says, where one is here, and what the checkpoint says, where its target is named.
+func (c *statusCmd) show(ctx context.Context, s *streams, w io.Writer) error {
+	status := fullStatus{Name: c.Name}
+	asking, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	run, err := c.ask(asking)
+	switch {
+	case err == nil:
+		status.Running, status.Run = true, run
+	case errors.Is(err, admin.ErrNotRunning):
+	default:
+		s.warn("the run on this machine does not answer: %v", err)
+	}
+	if !status.Running && c.Target == "" {
+		return c.showEvents(w, status)
+	}
+	if status.Running && !c.JSON {
+		if err := printRun(w, run); err != nil {
+			return err
+		}
+	}
+	if c.Target == "" {
+		if c.JSON {
+			return printJSON(w, status)
+		}
+		return nil
+	}
+	if status.Running && !c.JSON {
+		if _, err := fmt.Fprintln(w, "\nand in the target:"); err != nil {
+			return err
+		}
+	}
+	target, t, err := c.checkpoint(ctx)
+	switch {
+	case err != nil && c.JSON && status.Running: // what is known is worth printing
+		return errors.Join(printJSON(w, status), err)
+	case err != nil:
+		return err
+	case c.JSON:
+		status.statusJSON = new(statusOf(target.String(), &t))
+		return printJSON(w, status)
+	}
+	return printStatus(w, target.String(), &t)
+}
+
+// ask asks the run on this machine.
+func (c *statusCmd) ask(ctx context.Context) (*admin.Report, error) {
+	run, err := c.dialRun(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer run.Close()
+	r, err := run.Status(ctx)
+	return &r, err
+}
+
+// showEvents is for a migration that does not run here, and of which nothing else is known.
+func (c *statusCmd) showEvents(w io.Writer, status fullStatus) error {
+	const few = 5
+	list, _, err := c.last(few)
 	if err != nil {
 		return err
 	}
+	if c.JSON {
+		status.Events = list
+		if err := printJSON(w, status); err != nil {
+			return err
+		}
+	} else {
+		for _, e := range list {
+			if err := printEvent(w, e); err != nil {
+				return err
+			}
+		}
+	}
+	return &replica.Stop{
+		Kind: replica.Decide, Reason: fmt.Sprintf("migration %q does not run on this machine", c.Name),
+		Hint: "give --target URL, to see its checkpoint there, or the --name and --dir of its run",
+	}
+}
+
+// checkpoint finds the migration's checkpoint. The error is a Stop of kind Decide when there is none that can be used.
+func (c *statusCmd) checkpoint(ctx context.Context) (replica.Endpoint, applier.Traces, error) {
+	target, t, err := findTraces(ctx, c.Target, c.TargetTLS, c.nameFlag)
+	if err != nil {
+		return target, t, err
+	}
 	switch {
 	case t.Unusable != nil:
-		return &replica.Stop{
+		err = &replica.Stop{
 			Kind: replica.Decide, Reason: fmt.Sprintf("cannot use the checkpoint %s in %s", checkpoint.Key(c.Name), target), Err: t.Unusable,
 			Hint: "run the version of redferry that wrote it; `redferry inspect --target URL` shows it as it is",
 		}
 	case !t.HasRecord && t.Alive():
-		return &replica.Stop{
+		err = &replica.Stop{
 			Kind: replica.Decide, Reason: fmt.Sprintf("the target %s has no checkpoint of migration %q yet; it is owned by %s, which is alive", target, c.Name, t.Owner.Text),
 			Hint: "ask again when its snapshot has begun",
 		}
 	case !t.HasRecord:
-		return &replica.Stop{
+		err = &replica.Stop{
 			Kind: replica.Decide, Reason: fmt.Sprintf("the target %s has no checkpoint of migration %q", target, c.Name),
 			Hint: "check --target and --name; a run writes the checkpoint when its snapshot begins",
 		}
-	case c.JSON:
-		return printJSON(s.out, statusOf(target.String(), &t))
 	}
-	return printStatus(s.out, target.String(), &t)
+	return target, t, err
 }
 
 // findTraces reads the flags and asks the target.
@@ -162,7 +288,16 @@ func uncheckedText(r *checkpoint.Record) string {
 	return strings.ReplaceAll(r.Unchecked, ",", ", ") + ": offsets whose writes are in the target, but the replies to them were lost"
 }
 
-// statusJSON is what status --json prints; people script against it.
+// fullStatus is what status --json prints; people script against it. What the checkpoint says stands beside what the run says, where its target is named.
+type fullStatus struct {
+	Name        string         `json:"name"`
+	Running     bool           `json:"running"` // on this machine
+	*statusJSON                // nil without a target
+	Run         *admin.Report  `json:"run,omitempty"`
+	Events      []events.Event `json:"events,omitempty"` // where nothing else is known
+}
+
+// statusJSON is what the checkpoint says.
 type statusJSON struct {
 	Name         string    `json:"name"`
 	Target       string    `json:"target"`

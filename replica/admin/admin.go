@@ -93,28 +93,31 @@ func (s *Server) open(l net.Listener, locked bool) {
 // maxPath is the longest path that a Unix socket may have.
 const maxPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 
+// ErrSocket says that it is the Unix socket that could not be opened.
+var ErrSocket = errors.New("make the admin socket")
+
 // ErrTooLong says that a socket's path is longer than the system allows.
 var ErrTooLong = fmt.Errorf("a socket's path may have %d bytes", maxPath)
 
 // listenUnix makes the socket under another name, so that nobody else can connect before its mode says so, and puts it in the place of a stale one.
 func listenUnix(path string) (net.Listener, error) {
 	if len(path) > maxPath {
-		return nil, fmt.Errorf("%w, and %s has %d", ErrTooLong, path, len(path))
+		return nil, fmt.Errorf("%w: %w, and %s has %d", ErrSocket, ErrTooLong, path, len(path))
 	}
 	hidden := filepath.Join(filepath.Dir(path), ".sock")
 	if err := os.Remove(hidden); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("make the admin socket: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrSocket, err)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("make the admin socket: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrSocket, err)
 	}
 	l.SetUnlinkOnClose(false)
 	if err = os.Chmod(hidden, 0o600); err == nil {
 		err = os.Rename(hidden, path)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make the admin socket: %w", err), l.Close(), os.Remove(hidden))
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrSocket, err), l.Close(), os.Remove(hidden))
 	}
 	return &unixSocket{l, path}, nil
 }

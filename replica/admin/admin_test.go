@@ -61,7 +61,7 @@ func start(t *testing.T, change ...func(*Server)) *fixture {
 	controls := Controls{
 		Report: func() Report {
 			return Report{
-				Run: Identity{Name: "default", Source: "a:1", Target: "b:2", PID: 7},
+				Server: Identity{Name: "default", Source: "a:1", Target: "b:2", PID: 7},
 				View: replica.View{
 					State: replica.InSync, Why: "all\nis well", Since: time.Unix(1000, 0), Paused: f.gate.Paused(),
 					Offset: replica.OffsetView{Source: 42}, Lag: replica.LagView{Bytes: 5, Time: replica.Span(1500 * time.Millisecond), Apply: -1},
@@ -175,8 +175,8 @@ func TestCommands(t *testing.T) {
 		{"INFO", "# Migration\r\n"},
 		{"INFO", "state:in_sync\r\nwhy:all is well\r\nsince:1000\r\n"},
 		{"INFO lag", "# Lag\r\nlag_bytes:5\r\nlag_to_receive_bytes:0\r\nlag_to_apply_bytes:0\r\nlag_seconds:1.5\r\nlag_to_receive_seconds:0\r\nlag_to_apply_seconds:-1\r\n"},
-		{"info RUN Offset", "run_pid:7"},
-		{"info RUN Offset", "\r\n\r\n# Offset\r\noffset_source:42\r\n"},
+		{"info SERVER Offset", "server_pid:7"},
+		{"info SERVER Offset", "\r\n\r\n# Offset\r\noffset_source:42\r\n"},
 		{"STATUS", `"paused":false`},
 		{"PAUSE", "OK"},
 		{"STATUS", `"paused":true`},

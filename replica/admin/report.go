@@ -12,7 +12,7 @@ import (
 
 // Report is a run: what it is, and how it does. STATUS gives it as JSON, INFO as lines.
 type Report struct {
-	Run Identity `json:"run"`
+	Server Identity `json:"server"`
 	replica.View
 }
 
@@ -34,7 +34,7 @@ func info(r *Report, section string) string {
 		name   string
 		fields []string
 	}
-	parts := []part{{name: "run"}, {name: "migration"}}
+	parts := []part{{name: "server"}, {name: "migration"}}
 	add := func(i int, prefix string, v reflect.Value) {
 		parts[i].fields = append(parts[i].fields, prefix+":"+infoValue(v))
 	}
@@ -48,7 +48,7 @@ func info(r *Report, section string) string {
 				walk(value)
 			case value.Kind() == reflect.Struct && f.Type != reflect.TypeFor[time.Time]():
 				at := len(parts)
-				if name == "run" {
+				if name == "server" {
 					at = 0
 				} else {
 					parts = append(parts, part{name: name})

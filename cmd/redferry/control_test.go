@@ -1,0 +1,286 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"redferry/internal/redistest"
+	"redferry/replica"
+	"redferry/replica/events"
+)
+
+// migration is where the program keeps the migration "default".
+func (p *program) migration() string { return filepath.Join(p.home, "redferry", "default") }
+
+// status is what status --json says of a run, which must be there.
+func (p *program) status(t *testing.T) fullStatus {
+	t.Helper()
+	r := p.run(t, "status", "--json")
+	var s fullStatus
+	if err := json.Unmarshal([]byte(r.stdout), &s); err != nil || r.code != exitDone {
+		t.Fatalf("code %d, %v:\n%s%s", r.code, err, r.stdout, r.stderr)
+	}
+	return s
+}
+
+// An operator looks at a run, pauses it, and has it go on. What happened is known afterwards, however it ended.
+func TestOperatorsCommands(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t, redistest.Password("s3cr3tw0rd"))
+	p := newProgram(t)
+	p.run(t, "status").expect(t, exitDecide, "does not run on this machine", "--target URL")
+	p.run(t, "pause").expect(t, exitUsage, `migration "default" does not run on this machine`)
+	p.run(t, "events").expect(t, exitDecide, "knows of nothing")
+
+	run := p.start(t, with(ends(source, target))...)
+	run.until(t, "in_sync")
+	time.Sleep(1500 * time.Millisecond) // a look or two at the source
+	p.run(t, "status").expect(t, exitDone, "migration     default: from "+source.Addr()+" to "+target.Addr(), fmt.Sprint("pid ", run.Pid()), "state         in_sync for ",
+		"loaded: 502 keys", "lag           0 B, 0s", "may be down   as long as the source writes no more than 1.0 MB", "1 full resync", "memory        ")
+	s := p.status(t)
+	if r := s.Run; !s.Running || s.statusJSON != nil || r.State != replica.InSync || r.Offset.Checkpointed != r.Offset.Source || r.Snapshot.Percent != 100 || r.Backlog.Size != 1<<20 ||
+		r.Spool.Max == 0 || r.Server.Source != source.Addr() {
+		t.Errorf("got %+v", r)
+	}
+	r := p.run(t, "status", "--json", "--target", target.URL())
+	r.expect(t, exitDone, `"running":true`, `"phase":"stream"`, `"run":{`, `"owner":{`)
+
+	p.run(t, "pause").expect(t, exitDone, `paused "default"`)
+	before := target.DoString(t, "HGET", "redferry:default", "offset")
+	for i := range 200 {
+		source.Do(t, "SET", fmt.Sprint("while paused:", i), strings.Repeat("x", 1000))
+	}
+	wait(t, "it has received that", func() bool { return p.status(t).Run.Lag.ToApply > 200_000 })
+	if s := p.status(t); s.Run.State != replica.Paused || !s.Run.Paused || s.Run.Phase != replica.InSync && s.Run.Phase != replica.CatchingUp {
+		t.Errorf("paused: got %+v", s.Run)
+	}
+	if got := target.DoString(t, "HGET", "redferry:default", "offset"); got != before {
+		t.Errorf("the checkpoint went from %s to %s", before, got)
+	}
+	p.run(t, "status").expect(t, exitDone, "state         paused for ", "nothing is applied", "to apply")
+	p.run(t, "resume").expect(t, exitDone, `resumed "default"`)
+	wait(t, "it has caught up", func() bool { s := p.status(t); return s.Run.State == replica.InSync && s.Run.Lag.Bytes == 0 })
+
+	p.run(t, "pause").expect(t, exitDone)
+	run.Kill()
+	p.run(t, "pause").expect(t, exitUsage, "does not run on this machine") // over its stale socket
+	r = p.run(t, "status")
+	r.expect(t, exitDecide, "does not run on this machine", " paused ", " in_sync ")
+	p.run(t, "status", "--json").expect(t, exitDecide, `"running":false`, `"state":"paused"`)
+	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "stream: the target has")
+
+	run = p.start(t, with(ends(source, target))...)
+	run.until(t, "in_sync") // not paused
+	began := time.Now()
+	p.run(t, "pause").expect(t, exitDone)
+	run.Signal(syscall.SIGTERM)
+	run.wait(t).expect(t, exitDone, "SIGTERM received")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("a paused run took %v to end", took)
+	}
+	p.run(t, with(ends(source, target), "--stop-at", "caught-up")...).expect(t, exitDone)
+	redistest.AssertEqual(t, source, target, redistest.CompareOptions{})
+
+	r = p.run(t, "events", "--json", "--count", "1000")
+	r.expect(t, exitDone)
+	var states []string
+	for _, line := range logLines(t, r.stdout) {
+		states = append(states, line["state"].(string))
+	}
+	got := strings.Join(states, " ")
+	for _, want := range []string{"connecting snapshot", "in_sync paused", "paused connecting", "paused stopped", "settling stopped"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in the events: %s", want, got)
+		}
+	}
+	p.run(t, "events", "--count", "1").expect(t, exitDone, "stopped      --stop-at caught-up is reached")
+	text, err := os.ReadFile(eventsFile(p.migration()))
+	if err != nil || strings.Contains(string(text), "s3cr3t") {
+		t.Errorf("the events hold a password, or cannot be read: %v", err)
+	}
+}
+
+func wait(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("did not happen: %s", what)
+		}
+	}
+}
+
+// talk gives commands to an address and returns all that is answered until the connection ends.
+func talk(t *testing.T, network, addr, text string) string {
+	t.Helper()
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(c, text+"\r\nQUIT\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(c)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(got)
+}
+
+// The socket and the address: settings that change at once, a password that is not to be seen, and an end like SIGTERM's.
+func TestAdminSocket(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	port := freeAddr(t)
+	p := newProgram(t)
+	p.run(t, with(ends(source, target), "--admin-addr", port)...).expect(t, exitUsage, "want each other", "REDFERRY_ADMIN_PASSWORD")
+	p.run(t, with(ends(source, target), "--admin-addr", "192.0.2.1:1", "--admin-password", "pw")...).expect(t, exitUsage, "--admin-addr 192.0.2.1:1")
+	run := p.start(t, with(ends(source, target), "--admin-addr", port, "--admin-password", "s3cr3tw0rd", "--log-interval", "1h")...)
+	run.until(t, "in_sync")
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", run.Pid())); err == nil && strings.Contains(string(line), "s3cr3t") {
+		t.Errorf("the password is in the process list: %q", line)
+	}
+	socket := socketFile(p.migration())
+	if got := talk(t, "tcp", port, "INFO"); !strings.Contains(got, "NOAUTH") {
+		t.Errorf("without the password: got %s", got)
+	}
+	if got := talk(t, "tcp", port, "AUTH s3cr3tw0rd\r\nINFO server"); !strings.Contains(got, "server_name:default") {
+		t.Errorf("with the password: got %s", got)
+	}
+	if text := run.stderr.String(); strings.Contains(text, `"message":"progress"`) || strings.Contains(text, `"level":"debug"`) {
+		t.Errorf("it logs too much from the beginning: %s", text)
+	}
+	if got := talk(t, "unix", socket, "CONFIG SET log-interval 50ms log-level debug\r\nCONFIG GET *\r\nCONFIG SET log-level loud\r\nCONFIG SET log-interval -1s"); !strings.Contains(got, "+OK") ||
+		!strings.Contains(got, "50ms") || !strings.Contains(got, "must be one of") || !strings.Contains(got, "is no duration") {
+		t.Errorf("settings: got %s", got)
+	}
+	run.untilText(t, `"message":"progress"`)
+	talk(t, "unix", socket, "CONFIG SET log-level error")
+	time.Sleep(100 * time.Millisecond)
+	quiet := len(run.stderr.String())
+	time.Sleep(300 * time.Millisecond)
+	if got := run.stderr.String()[quiet:]; got != "" {
+		t.Errorf("it still logs: %s", got)
+	}
+	talk(t, "unix", socket, "CONFIG SET log-level info")
+	if got := talk(t, "unix", socket, "SHUTDOWN"); !strings.HasPrefix(got, "+OK") {
+		t.Errorf("got %s", got)
+	}
+	r := run.wait(t)
+	r.expect(t, exitDone, "SHUTDOWN received", "the same command goes on from here")
+	if strings.Contains(r.stderr, "s3cr3t") {
+		t.Error("the password is in the log")
+	}
+	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+// freeAddr is an address where nobody listens now.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// A socket that the system does not allow costs the commands, and not the run.
+func TestSocketPathTooLong(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	p := newProgram(t)
+	dir := filepath.Join(p.home, strings.Repeat("x", 120))
+	p.run(t, with(ends(source, target), "--dir", dir, "--stop-at", "caught-up")...).expect(t, exitDone, "a socket's path may have", "do not reach this run", "caught up")
+	p.run(t, "pause", "--dir", dir).expect(t, exitUsage, "does not run on this machine, or has no admin socket")
+	p.run(t, "events", "--dir", dir).expect(t, exitDone, "--stop-at caught-up is reached")
+}
+
+// status --watch goes on until Ctrl-C, or until the run is gone.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	p := newProgram(t)
+	run := p.start(t, with(ends(source, target))...)
+	run.until(t, "in_sync")
+	watch, other := p.start(t, "status", "--watch", "--json"), p.start(t, "status", "--watch")
+	wait(t, "two looks", func() bool {
+		return strings.Count(watch.stdout.String(), "\n") >= 2 && strings.Count(other.stdout.String(), "migration ") >= 2
+	})
+	watch.Signal(os.Interrupt)
+	r := watch.wait(t)
+	r.expect(t, exitDone)
+	for _, line := range logLines(t, r.stdout) {
+		if line["running"] != true {
+			t.Errorf("got %v", line)
+		}
+	}
+	run.Signal(os.Interrupt)
+	run.wait(t).expect(t, exitDone)
+	other.wait(t).expect(t, exitDecide, "does not run on this machine")
+}
+
+// The hook hears of each change, the last one too, whatever it does itself, and finds no password.
+func TestOnState(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t, redistest.Password("s3cr3tw0rd"))
+	p := newProgram(t)
+	heard := filepath.Join(p.home, "heard")
+	r := p.run(t, with(ends(source, target), "--stop-at", "caught-up", "--on-state", `echo "$REDFERRY_NAME $REDFERRY_STATE: $REDFERRY_WHY" >> `+heard+`; env >> `+heard+`.env; false`)...)
+	r.expect(t, exitDone, "the hook of --on-state failed", "exit status 1")
+	text, err := os.ReadFile(heard)
+	if err != nil || !strings.HasPrefix(string(text), "default connecting: ") || !strings.HasSuffix(string(text), "default stopped: --stop-at caught-up is reached\n") {
+		t.Errorf("got %q, %v", text, err)
+	}
+	env, err := os.ReadFile(heard + ".env")
+	if err != nil || strings.Contains(string(env), "s3cr3t") || !strings.Contains(string(env), "REDFERRY_DIR="+filepath.Join(p.home, "redferry")+"\n") || !strings.Contains(string(env), "PATH=") {
+		t.Errorf("its environment: %v, %s", err, env)
+	}
+	target.Do(t, "SET", "mine", "x")
+	q := newProgram(t)
+	q.run(t, with(ends(source, target), "--name", "other", "--on-state", "echo $REDFERRY_STATE >> "+heard)...).expect(t, exitDecide)
+	if text, _ := os.ReadFile(heard); !strings.HasSuffix(string(text), "\nfailed\n") {
+		t.Errorf("a run that failed: got %q", text)
+	}
+}
+
+// A hook that hangs is ended with what it has started; of the changes meanwhile it hears of the last one.
+func TestHookThatHangs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var log locked
+	h := newHook("echo $REDFERRY_STATE >> "+dir+"/heard; sleep 1000 & wait", "default", dir, zerolog.New(&log))
+	h.limit = 300 * time.Millisecond
+	began := time.Now()
+	for i := range 1000 {
+		h.tell(events.Event{State: fmt.Sprint(i)})
+		if i == 0 {
+			wait(t, "it runs", func() bool { _, err := os.Stat(dir + "/heard"); return err == nil })
+		}
+	}
+	told := time.Since(began)
+	h.end()
+	if text, _ := os.ReadFile(dir + "/heard"); string(text) != "0\n999\n" {
+		t.Errorf("it heard of %q", text)
+	}
+	if took := time.Since(began); told > 250*time.Millisecond || took > 5*time.Second {
+		t.Errorf("telling took %v, all %v", told, took)
+	}
+	if strings.Count(log.String(), "deadline exceeded") != 2 {
+		t.Errorf("the log says %s", log.String())
+	}
+}
