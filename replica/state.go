@@ -22,6 +22,11 @@ const (
 	Paused     State = "paused"
 )
 
+// States are all of them.
+func States() []State {
+	return []State{Connecting, Loading, CatchingUp, InSync, Settling, Waiting, Paused}
+}
+
 // Side is what a run can wait for. Several waits may be on at a time.
 type Side int
 

@@ -14,6 +14,7 @@ import (
 	"redferry/applier"
 	"redferry/replica"
 	"redferry/replica/admin"
+	"redferry/replica/metrics"
 )
 
 // socketFile is where a run listens for the commands of the operator.
@@ -50,8 +51,28 @@ func (f adminFlags) listen(home *applier.Home, commands []admin.Command, log zer
 	return s, nil
 }
 
+// service is something that serves for as long as a run takes.
+type service func(context.Context) error
+
+// services are what the flags want beside a run. They are open, and serve once they run.
+func (c *runCmd) services(home *applier.Home, controls admin.Controls, log zerolog.Logger) ([]service, error) {
+	var list []service
+	if c.MetricsAddr != "" { // first, since an admin socket that is not served would stay behind
+		m, err := metrics.Listen(c.MetricsAddr, controls.Report)
+		if err != nil {
+			return nil, &replica.Stop{Kind: replica.Config, Reason: "--metrics-addr " + c.MetricsAddr, Err: err, Hint: "give an address of this machine that is free"}
+		}
+		list = append(list, m.Run)
+	}
+	s, err := c.listen(home, controls.Commands(), log)
+	if err != nil {
+		return nil, err // the process ends, and what is open with it
+	}
+	return append(list, s.Run), nil
+}
+
 // beside runs services for as long as f takes, and waits for them.
-func beside(ctx context.Context, log zerolog.Logger, f func() error, services ...func(context.Context) error) error {
+func beside(ctx context.Context, log zerolog.Logger, f func() error, services ...service) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx)) // also while a run that was told to stop drains
 	var wg sync.WaitGroup
 	for _, serve := range services {

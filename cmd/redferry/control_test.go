@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -186,6 +187,45 @@ func TestAdminSocket(t *testing.T) {
 	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket is still there: %v", err)
 	}
+}
+
+// Prometheus finds the figures of the run, and an orchestrator whether it is in sync.
+func TestMetricsAddr(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	addr := freeAddr(t)
+	p := newProgram(t)
+	p.run(t, with(ends(source, target), "--metrics-addr", "192.0.2.1:1")...).expect(t, exitUsage, "--metrics-addr 192.0.2.1:1")
+	run := p.start(t, with(ends(source, target), "--metrics-addr", addr)...)
+	run.until(t, "in_sync")
+	get := func(path string) string {
+		r, err := http.Get("http://" + addr + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Status + "\n" + string(body)
+	}
+	wait(t, "the metrics have the source's offset", func() bool {
+		return strings.Contains(get("/metrics"), fmt.Sprintf("redferry_checkpointed_offset_bytes{name=\"default\"} %d\n", source.Offset(t)))
+	})
+	if got := get("/readyz"); !strings.HasPrefix(got, "200 OK\nin_sync: ") {
+		t.Errorf("ready: got %s", got)
+	}
+	p.run(t, "pause").expect(t, exitDone)
+	if got := get("/readyz"); !strings.HasPrefix(got, "503 Service Unavailable\npaused: ") {
+		t.Errorf("paused: got %s", got)
+	}
+	if got := get("/healthz"); !strings.HasPrefix(got, "200 OK") {
+		t.Errorf("paused: got %s", got)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	run.Signal(os.Interrupt)
+	run.wait(t).expect(t, exitDone)
 }
 
 // freeAddr is an address where nobody listens now.

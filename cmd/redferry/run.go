@@ -37,6 +37,7 @@ type runCmd struct {
 	OnState           string            `placeholder:"COMMAND" help:"A shell command to run on every change of state, with REDFERRY_STATE, REDFERRY_WHY and REDFERRY_NAME in its environment."`
 	spoolFlags
 	adminFlags
+	MetricsAddr string `placeholder:"HOST:PORT" help:"Serve /metrics for Prometheus, /healthz and /readyz at this address, to whoever asks."`
 	screenFlags
 }
 
@@ -97,11 +98,10 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	defer func() { journal.end(err, endOf(ctx, c.StopAt)) }()
 	screen.alsoTell(journal.observe)
 	gate := &replica.Gate{}
-	controls := admin.Controls{
-		Gate: gate, Events: eventsFile(home.Dir()), Settings: screen.settings(), Shutdown: shutdown,
-		Report: reporter(c.identity(source, target, home), screen),
-	}
-	server, err := c.listen(home, controls.Commands(), log)
+	report := reporter(c.identity(source, target, home), screen)
+	services, err := c.services(home, admin.Controls{
+		Report: report, Gate: gate, Events: eventsFile(home.Dir()), Settings: screen.settings(), Shutdown: shutdown,
+	}, log)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness", Gate: gate,
 		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, TTLGrace: c.TTLGrace, Status: screen.status, Log: log,
 	}
-	return beside(ctx, log, func() error { return replica.Run(ctx, config, a) }, server.Run)
+	return beside(ctx, log, func() error { return replica.Run(ctx, config, a) }, services...)
 }
 
 // endOf says why a run ended that did what it should.

@@ -80,7 +80,7 @@ func (c *conn) answer(ctx context.Context, words []string) any {
 			c.closing = true
 			fallthrough
 		default:
-			return errors.New("NOAUTH Authentication required.")
+			return errors.New("NOAUTH Authentication required")
 		}
 	}
 	command, ok := c.commands[name]
