@@ -34,6 +34,9 @@ func (m *Meter) Look(s *Status, now time.Time) View {
 		Spool:   SpoolView{Used: s.SpoolUsed.Load(), Max: s.SpoolMax.Load()},
 		Memory:  MemoryView{RSS: rss()},
 	}
+	if o := &v.Offset; o.Source > 0 { // it has what it has sent, though nobody has asked it since
+		o.Source = max(o.Source, o.Received)
+	}
 	v.State, v.Why, v.Since = s.Now()
 	v.Settle.Left = max(0, v.Settle.Total-v.Settle.Seen)
 	if kinds := s.DivergenceKinds.Load(); kinds != nil {

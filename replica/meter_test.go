@@ -106,6 +106,10 @@ func TestMeter(t *testing.T) {
 	if diff := cmp.Diff(BacklogView{Size: 10_500, Spare: 10_000, Down: Span(10 * time.Second)}, v.Backlog); diff != "" {
 		t.Errorf("backlog (-want +got):\n%s", diff)
 	}
+	s.Received.Store(3100)
+	if v := m.Look(&s, now.Add(5*time.Second)); v.Offset.Source != 3100 || v.Lag.ToReceive != 0 {
+		t.Errorf("received since the source was asked: got %+v", v.Offset)
+	}
 	if v.Memory.RSS < 1<<20 {
 		t.Skipf("no RSS here: %d", v.Memory.RSS)
 	}

@@ -41,7 +41,7 @@ type SnapshotView struct {
 
 // OffsetView are the offsets of the invariant in docs/architecture.md, from the source's own backwards.
 type OffsetView struct {
-	Source       int64 `json:"source"` // master_repl_offset as last seen; 0 before that
+	Source       int64 `json:"source"` // master_repl_offset as last seen, or received if that is more; 0 before the first look
 	Received     int64 `json:"received"`
 	Taken        int64 `json:"taken"`
 	Checkpointed int64 `json:"checkpointed"`

@@ -44,17 +44,19 @@ func (c *statusCmd) Run(ctx context.Context, s *streams) error {
 	terminal := ok && term.IsTerminal(int(file.Fd()))
 	for {
 		var page bytes.Buffer
-		if terminal && !c.JSON {
-			page.WriteString(clearScreen)
-		}
 		err := c.show(ctx, s, &page)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !terminal && !c.JSON {
-			page.WriteByte('\n')
+		text := page.String()
+		switch {
+		case c.JSON:
+		case terminal:
+			text = overwrite(text)
+		default:
+			text += "\n"
 		}
-		if _, printing := s.out.Write(page.Bytes()); err == nil {
+		if _, printing := io.WriteString(s.out, text); err == nil {
 			err = printing
 		}
 		if err != nil {
@@ -68,8 +70,10 @@ func (c *statusCmd) Run(ctx context.Context, s *streams) error {
 	}
 }
 
-// clearScreen has a terminal begin again at its upper left corner.
-const clearScreen = "\x1b[H\x1b[2J"
+// overwrite has a terminal show a page in place of what it shows, without a flicker: from its upper left corner on, each line's rest is cleared, and the rest of the screen.
+func overwrite(page string) string {
+	return "\x1b[H" + strings.ReplaceAll(page, "\n", "\x1b[K\n") + "\x1b[J"
+}
 
 // show prints what the run says, where one is here, and what the checkpoint says, where its target is named.
 func (c *statusCmd) show(ctx context.Context, s *streams, w io.Writer) error {
