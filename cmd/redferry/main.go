@@ -28,7 +28,7 @@ const (
 	exitFailed  = 1 // failed; run the same command again
 	exitUsage   = 2 // usage or configuration
 	exitDecide  = 3 // the operator must decide
-	exitRefused = 4 // the target refused a write
+	exitRefused = 4 // the target refused a write, or verify found differences
 	exitOwned   = 5 // another process owns this migration
 )
 
@@ -36,7 +36,7 @@ const description = `Moves a Redis or Valkey keyspace while it is in use, as a f
 
 Every flag can also be given as a variable, as REDFERRY_ON_ERROR for --on-error, or in the file of --config. A flag wins over a variable, and a variable over the file.
 
-Exit codes: 0 done or stopped cleanly, 1 failed (run the same command again), 2 usage or configuration, 3 the operator must decide, 4 the target refused a write, 5 another process owns this migration.`
+Exit codes: 0 done or stopped cleanly, 1 failed (run the same command again), 2 usage or configuration, 3 the operator must decide, 4 the target refused a write, or verify found differences, 5 another process owns this migration.`
 
 type cli struct {
 	Config configFlag `placeholder:"FILE.yaml" help:"Read flags from this file, too: one key per flag, by its long name."`
@@ -46,6 +46,7 @@ type cli struct {
 	Pause   pauseCmd   `cmd:"" help:"Stop a run from writing to its target, while it goes on receiving into its spool."`
 	Resume  resumeCmd  `cmd:"" help:"Have a paused run go on."`
 	Events  eventsCmd  `cmd:"" help:"Show a migration's changes of state, with their reasons; also when it does not run."`
+	Verify  verifyCmd  `cmd:"" help:"Compare a source with a target, both ways, while they are in use; exit code 4 where they differ."`
 	Reset   resetCmd   `cmd:"" help:"Settle a migration's target, and remove its own keys there and what this machine knows of it. Data stays."`
 	Inspect inspectCmd `cmd:"" help:"Show what is in an RDB file, or in a target's checkpoint."`
 	Version versionCmd `cmd:"" help:"Print the version."`
