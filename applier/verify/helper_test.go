@@ -3,7 +3,6 @@ package verify_test
 import (
 	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -50,19 +49,6 @@ func wantEqual(t testing.TB, r verify.Report) {
 	}
 	if !r.Equal() || r.Moving > 0 {
 		t.Errorf("%d differences, %d moving", r.Total(), r.Moving)
-	}
-}
-
-// wantOne fails the test unless there is this one difference, whose text has all of these parts.
-func wantOne(t testing.TB, r verify.Report, kind verify.Kind, parts ...string) {
-	t.Helper()
-	if r.Total() != 1 || r.Differences[kind] != 1 || len(r.First) != 1 {
-		t.Fatalf("got %v (%v), want one of kind %s", r.Differences, r.First, kind)
-	}
-	for _, p := range parts {
-		if text := r.First[0].String(); !strings.Contains(text, p) {
-			t.Errorf("got %q, want it to have %q", text, p)
-		}
 	}
 }
 

@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,119 +11,239 @@ import (
 	"redferry/internal/redistest"
 )
 
-// One thing that differs among many keys is found, and nothing else.
-func TestOneDifference(t *testing.T) {
+// What differs among many keys is found, and nothing else.
+func TestFewDifferences(t *testing.T) {
 	t.Parallel()
 	src, dst := twins(t, redistest.Latest(t), func(s *redistest.Server) { fillPlain(t, s, 100_000) })
-	wantEqual(t, check(t, src, dst, verify.Config{}))
-	for name, tt := range map[string]struct {
-		change, undo []string
-		kind         verify.Kind
-		parts        []string
-	}{
-		"a field": {[]string{"HSET", "hash:77777", "n", "other"}, []string{"HSET", "hash:77777", "n", "77777"}, verify.Value, []string{`db 0 key "hash:77777", field "n": source "77777", target "other"`}},
-		"extra":   {[]string{"SET", "extra", "x"}, []string{"DEL", "extra"}, verify.Extra, []string{`key "extra": source has not, target has it`}},
-		"a TTL":   {[]string{"EXPIRE", "string:5550", "90000"}, []string{"EXPIRE", "string:5550", "100000"}, verify.TTL, []string{`key "string:5550"`, "source 20"}},
-		"no TTL":  {[]string{"PERSIST", "string:20"}, []string{"EXPIRE", "string:20", "100000"}, verify.TTL, []string{`"string:20"`, "target none"}},
-		"missing": {[]string{"DEL", "hash:1"}, []string{"HSET", "hash:1", "name", "n1", "n", "1"}, verify.Missing, []string{`"hash:1"`, "target has not"}},
-		"type":    {[]string{"SET", "hash:2", "x"}, nil, verify.Type, []string{`"hash:2": source hash, target string`}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dst.Do(t, tt.change...)
-			start := time.Now()
-			wantOne(t, check(t, src, dst, verify.Config{TTLTolerance: 30 * time.Second}), tt.kind, tt.parts...)
-			t.Log(time.Since(start))
-			if tt.undo == nil {
-				dst.Do(t, "DEL", "hash:2")
-				tt.undo = []string{"HSET", "hash:2", "name", "n2", "n", "2"}
-			}
-			dst.Do(t, tt.undo...)
-		})
+	dst.Do(t, "HSET", "hash:77777", "n", "other")
+	report := check(t, src, dst, verify.Config{First: 10})
+	if report.Looked != 200_000 {
+		t.Errorf("looked at %d keys, want 200000", report.Looked)
+	}
+	wantDifferences(t, report, `value db 0 key "hash:77777", field "n": source "77777", target "other"`)
+
+	dst.Do(t, "SET", "extra", "x")
+	dst.Do(t, "EXPIRE", "string:5550", "90000")
+	dst.Do(t, "PERSIST", "string:20")
+	dst.Do(t, "DEL", "hash:1")
+	dst.Do(t, "SET", "hash:2", "x")
+	dst.DB(3).Do(t, "SET", "elsewhere", "x")
+	src.DB(4).Do(t, "SET", "elsewhere", "x", "PX", "10000000")
+	wantDifferences(
+		t, check(t, src, dst, verify.Config{First: 10}),
+		`value db 0 key "hash:77777", field "n": source "77777", target "other"`,
+		`extra db 0 key "extra": source has not, target has it`,
+		`ttl db 0 key "string:5550": source 20`,
+		`ttl db 0 key "string:20": source 20`,
+		`missing db 0 key "hash:1": source has it, target has not`,
+		`type db 0 key "hash:2": source hash, target string`,
+		`extra db 3 key "elsewhere": source has not, target has it`,
+		`missing db 4 key "elsewhere": source has it until 20`,
+	)
+}
+
+// wantDifferences fails the test unless each difference begins with another one of these.
+func wantDifferences(t *testing.T, r verify.Report, want ...string) {
+	t.Helper()
+	left := slices.Clone(r.First)
+	for _, w := range want {
+		i := slices.IndexFunc(left, func(d verify.Difference) bool { return strings.HasPrefix(d.String(), w) })
+		if i < 0 {
+			t.Errorf("not found: %s", w)
+			continue
+		}
+		left = slices.Delete(left, i, i+1)
+	}
+	for _, d := range left {
+		t.Errorf("unexpected: %v", d)
+	}
+	if r.Total() != int64(len(want)) || r.Moving > 0 {
+		t.Errorf("%d differences and %d moving, want %d", r.Total(), r.Moving, len(want))
 	}
 }
 
 // A difference in one element of a value of each type is found, whatever the value's size; the report says which.
 func TestValues(t *testing.T) {
 	t.Parallel()
+	tests := []struct {
+		fill   func(t *testing.T, s *redistest.Server, key string, n int)
+		change string // of the target; KEY is the key
+		small  string // what the report says, and …
+		large  string // where that is something else
+	}{
+		{fillString, "SETRANGE KEY 3 X", `source "texttext`, "from byte 3 on: source "},
+		{fillList, "LSET KEY 7 X", `element 7: source "element-7", target "X"`, ""},
+		{fillList, "RPUSH KEY X", `element 20: source ends after 20, target "X"`, `element 8000: source ends after 8000, target "X"`},
+		{fillList, "RPOP KEY", `element 19: source "element-19", target ends after 19`, `element 7999: source "element-7999", target ends after 7999`},
+		{fillSet, "SADD KEY X", `member "X": source has not, target has it`, ""},
+		{fillSet, "SREM KEY element-3", `member "element-3": source has it, target has not`, ""},
+		{fillZset, "ZADD KEY 3.25 element-3", `score of member "element-3": source 3, target 3.25`, ""},
+		{fillZset, "ZADD KEY 3 X", `score of member "X": source has not, target 3`, ""},
+		{fillHash, "HDEL KEY element-3", `field "element-3": source "v", target has not`, ""},
+		{fillHash, "HSET KEY element-3 X", `field "element-3": source "v", target "X"`, ""},
+		{fillHash, "HSET KEY X X", `field "X": source has not, target "X"`, ""},
+		{fillStream, "XADD KEY 99999999-1 n X", `entry 99999999-1: source none, target 99999999-1 ["n" "X"]`, ""},
+		{fillStream, "XDEL KEY 5-1", `entry 5-1: source 5-1 ["n" "5"], target `, ""},
+		{fillStream, "XSETID KEY 99999999-1", `last-generated-id: source `, ""},
+		{fillStream, "XGROUP CREATE KEY other 0", `group "other": source has not, target has it`, ""},
+		{fillStream, "XGROUP DESTROY KEY group", `group "group": source has it, target has not`, ""},
+		{fillStream, "XACK KEY group 3-1", `group "group" pending: source `, ""},
+		{fillStream, "XGROUP SETID KEY group 3-1", `group "group" last-delivered-id: source `, ""},
+		{fillStream, "XCLAIM KEY group thief 0 3-1 JUSTID", `group "group" consumer "consumer" pending: source `, ""},
+		{fillStream, "XCLAIM KEY group consumer 0 3-1", `group "group" pending element 2 from -: source "3-1 of \"consumer\", delivered 1 times"`, ""},
+	}
 	for _, b := range redistest.Servers(t) {
 		t.Run(b.Name, func(t *testing.T) {
 			t.Parallel()
-			src, dst := twins(t, b, func(s *redistest.Server) { fillValues(t, s) })
+			src, dst := twins(t, b, func(s *redistest.Server) {
+				for i, tt := range tests {
+					tt.fill(t, s, fmt.Sprintf("small:%d", i), 20)
+					tt.fill(t, s, fmt.Sprintf("large:%d", i), 8000)
+				}
+			})
 			wantEqual(t, check(t, src, dst, verify.Config{}))
-			for _, tt := range []struct {
-				key    string
-				change []string
-				kind   verify.Kind
-				part   string
-			}{
-				{"string", []string{"SETRANGE", "string", "3", "X"}, verify.Value, `source "small", target "smaXl"`},
-				{"list", []string{"LSET", "list", "7", "X"}, verify.Value, `element 7: source "element-7", target "X"`},
-				{"list", []string{"RPUSH", "list", "X"}, verify.Value, `element 20: source ends after 20, target "X"`},
-				{"set", []string{"SADD", "set", "X"}, verify.Value, `member "X": source has not, target has it`},
-				{"set", []string{"SREM", "set", "element-3"}, verify.Value, `member "element-3": source has it, target has not`},
-				{"zset", []string{"ZADD", "zset", "3.25", "element-3"}, verify.Value, `score of member "element-3": source 3, target 3.25`},
-				{"hash", []string{"HDEL", "hash", "element-3"}, verify.Value, `field "element-3": source "v", target has not`},
-				{"hash", []string{"HSET", "hash", "element-3", "X"}, verify.Value, `field "element-3": source "v", target "X"`},
-				{"stream", []string{"XADD", "stream", "99999999-1", "n", "X"}, verify.Value, `entry 99999999-1: source none`},
-				{"stream", []string{"XDEL", "stream", "5-1"}, verify.Value, `entry 5-1: source 5-1 ["n" "5"]`},
-				{"stream", []string{"XGROUP", "CREATE", "stream", "other", "0"}, verify.Value, `group "other": source has not, target has it`},
-				{"stream", []string{"XACK", "stream", "group", "3-1"}, verify.Value, `group "group" pending`},
-				{"stream", []string{"XGROUP", "SETID", "stream", "group", "3-1"}, verify.Value, `group "group" last-delivered-id`},
-				{"stream", []string{"XCLAIM", "stream", "group", "thief", "0", "3-1"}, verify.Value, `group "group"`},
-			} {
-				for _, prefix := range []string{"", "big:"} {
-					args := append([]string{}, tt.change...)
-					for i := range args {
-						if args[i] == tt.key {
-							args[i] = prefix + tt.key
-						}
+			var want []string
+			for i, tt := range tests {
+				for _, size := range []string{"small", "large"} {
+					key, says := fmt.Sprintf("%s:%d", size, i), tt.small
+					if size == "large" && tt.large != "" {
+						says = tt.large
 					}
-					t.Run(prefix+strings.Join(tt.change, " "), func(t *testing.T) {
-						dst.Do(t, args...)
-						part := tt.part
-						if prefix != "" { // the values are others
-							part = strings.NewReplacer(`source "small", target "smaXl"`, "from byte 3 on", "element 20: source ends after 20", "element 20000: source ends after 20000").Replace(part)
-						}
-						wantOne(t, check(t, src, dst, verify.Config{}), tt.kind, fmt.Sprintf("%q", prefix+tt.key), part)
-						restore(t, src, dst, prefix+tt.key)
-					})
+					dst.Do(t, strings.Fields(strings.ReplaceAll(tt.change, "KEY", key))...)
+					sep := ": "
+					if !strings.HasPrefix(says, "source") {
+						sep = ", "
+					}
+					want = append(want, fmt.Sprintf("value db 0 key %q%s%s", key, sep, says))
 				}
 			}
-			wantEqual(t, check(t, src, dst, verify.Config{}))
+			wantDifferences(t, check(t, src, dst, verify.Config{First: 100}), want...)
 		})
 	}
 }
 
-// restore gives the target the source's value again.
-func restore(t *testing.T, src, dst *redistest.Server, key string) {
+// many runs a command with n elements more.
+func many(t *testing.T, s *redistest.Server, n int, element func(i int) []string, cmd ...string) {
 	t.Helper()
-	dst.Do(t, "RESTORE", key, "0", src.DoString(t, "DUMP", key), "REPLACE")
+	for i := range n {
+		cmd = append(cmd, element(i)...)
+	}
+	s.Do(t, cmd...)
 }
 
-// fillValues writes one small and one large value of each type.
-func fillValues(t *testing.T, s *redistest.Server) {
-	t.Helper()
-	for prefix, n := range map[string]int{"": 20, "big:": 20_000} {
-		text := "small"
-		if prefix != "" {
-			text = strings.Repeat("large. ", 1_000_000)
+func fillString(t *testing.T, s *redistest.Server, key string, n int) {
+	s.Do(t, "SET", key, strings.Repeat("text", n*n/40+n)) // 6.4 MB when large
+}
+
+func fillList(t *testing.T, s *redistest.Server, key string, n int) {
+	many(t, s, n, func(i int) []string { return []string{fmt.Sprint("element-", i)} }, "RPUSH", key)
+}
+
+func fillSet(t *testing.T, s *redistest.Server, key string, n int) {
+	many(t, s, n, func(i int) []string { return []string{fmt.Sprint("element-", i)} }, "SADD", key)
+}
+
+func fillZset(t *testing.T, s *redistest.Server, key string, n int) {
+	many(t, s, n, func(i int) []string { return []string{fmt.Sprint(i), fmt.Sprint("element-", i)} }, "ZADD", key)
+}
+
+func fillHash(t *testing.T, s *redistest.Server, key string, n int) {
+	many(t, s, n, func(i int) []string { return []string{fmt.Sprint("element-", i), "v"} }, "HSET", key)
+}
+
+func fillStream(t *testing.T, s *redistest.Server, key string, n int) {
+	var cmds [][]string
+	for i := range n {
+		cmds = append(cmds, []string{"XADD", key, fmt.Sprintf("%d-1", i+1), "n", fmt.Sprint(i + 1)})
+	}
+	cmds = append(cmds, []string{"XGROUP", "CREATE", key, "group", "0"}, []string{"XREADGROUP", "GROUP", "group", "consumer", "COUNT", fmt.Sprint(n / 2), "STREAMS", key, ">"})
+	if _, err := s.Pipeline(cmds...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The same data is equal whatever the encodings, in every pair of servers that a migration supports, with shifted expiries and with settled ones.
+func TestEqualAcrossServers(t *testing.T) {
+	t.Parallel()
+	builds := redistest.Servers(t)
+	for i, from := range builds {
+		for _, to := range builds {
+			if !canMove(from, to) {
+				continue
+			}
+			t.Run(from.Name+" to "+to.Name, func(t *testing.T) {
+				t.Parallel()
+				src := redistest.Start(t, from)
+				// Some commands' names are of before 7.0, and known since.
+				dst := redistest.Start(t, to, redistest.Config(
+					"hash-max-ziplist-entries 2", "zset-max-ziplist-entries 2", "set-max-intset-entries 2", "list-max-ziplist-size 3", "list-compress-depth 1",
+					"stream-node-max-entries 7", "rdbcompression no"))
+				redistest.Fill(t, src, redistest.FillOptions{Keys: 1500, Seed: uint64(i), Databases: 4})
+				stop := migrate(t, src, dst, false)
+				report := check(t, src, dst, verify.Config{Name: "test"})
+				wantEqual(t, report)
+				if report.Shifted == 0 {
+					t.Error("no expiry was shifted")
+				}
+				stop()
+				dst.Do(t, "DEL", "redferry:test:owner") // no need to wait for the lease
+				migrate(t, src, dst, true)
+				report = check(t, src, dst, verify.Config{Name: "test"})
+				wantEqual(t, report)
+				if report.Shifted > 0 {
+					t.Errorf("%d expiries are shifted", report.Shifted)
+				}
+				for _, mode := range []verify.Mode{verify.Count, verify.Sample} {
+					wantEqual(t, check(t, src, dst, verify.Config{Name: "test", Mode: mode, Sample: 200}))
+				}
+			})
 		}
-		s.Do(t, "SET", prefix+"string", text)
-		var list, set, zset, hash []string
-		var stream [][]string
-		for i := range n {
-			e := fmt.Sprint("element-", i)
-			list, set, zset, hash = append(list, e), append(set, e), append(zset, fmt.Sprint(i), e), append(hash, e, "v")
-			stream = append(stream, []string{"XADD", prefix + "stream", fmt.Sprintf("%d-1", i+1), "n", fmt.Sprint(i + 1)})
-		}
-		s.Do(t, append([]string{"RPUSH", prefix + "list"}, list...)...)
-		s.Do(t, append([]string{"SADD", prefix + "set"}, set...)...)
-		s.Do(t, append([]string{"ZADD", prefix + "zset"}, zset...)...)
-		s.Do(t, append([]string{"HSET", prefix + "hash"}, hash...)...)
-		if _, err := s.Pipeline(stream...); err != nil {
-			t.Fatal(err)
-		}
-		s.Do(t, "XGROUP", "CREATE", prefix+"stream", "group", "0")
-		s.Do(t, "XREADGROUP", "GROUP", "group", "consumer", "COUNT", fmt.Sprint(n/2), "STREAMS", prefix+"stream", ">")
+	}
+}
+
+// canMove tells whether a server can RESTORE all that another one has.
+func canMove(from, to redistest.Build) bool {
+	switch {
+	case from == to:
+		return true
+	case from.HasFieldTTL(), from.Server == "valkey" && to.Server == "redis":
+		return false
+	}
+	return from.Has70() == to.Has70() || to.Has70()
+}
+
+// A key that one side has noticed to have expired, and the other has not, is no difference. One that expires too early or never is.
+func TestExpiredIsNoDifference(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			now := time.Now().UnixMilli()
+			shifted := func(ms int64) string { return fmt.Sprint(ms + 1<<52) }
+			// The source has deleted these already; the target's are shifted, or put off.
+			dst.Do(t, "SET", "expired", "v")
+			dst.Do(t, "PEXPIREAT", "expired", shifted(now-1000))
+			dst.Do(t, "SET", "put off", "v", "PX", "1500")
+			if b.HasFieldTTL() {
+				for s, ms := range map[*redistest.Server]int64{src: 0, dst: now - 1000 + 1<<45} {
+					s.Do(t, "HSET", "hash", "f", "v", "g", "v")
+					if s.Do(t, "HPEXPIREAT", "hash", fmt.Sprint(now+100_000), "FIELDS", "1", "g"); s == dst {
+						s.Do(t, "HPEXPIREAT", "hash", fmt.Sprint(ms), "FIELDS", "1", "f")
+					} else {
+						s.Do(t, "HDEL", "hash", "f")
+					}
+				}
+			}
+			wantEqual(t, check(t, src, dst, verify.Config{}))
+			dst.Do(t, "SET", "too long", "v", "PX", "60000")
+			dst.Do(t, "SET", "for ever", "v")
+			want := []string{`extra db 0 key "too long": source has not, target has it until 20`, `extra db 0 key "for ever": source has not, target has it`}
+			if b.HasFieldTTL() {
+				dst.Do(t, "HPEXPIREAT", "hash", fmt.Sprint(now+50_000), "FIELDS", "1", "g")
+				want = append(want, `ttl db 0 key "hash", field "g": source 20`)
+			}
+			wantDifferences(t, check(t, src, dst, verify.Config{}), want...)
+		})
 	}
 }
