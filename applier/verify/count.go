@@ -21,12 +21,14 @@ func (r *run) count(ctx context.Context, db int) error {
 		}
 	}
 	var d Difference
+	var counted int64
+	defer func() { r.looked.Add(counted) }()
 	for round := range r.Rounds {
 		before, err := w.source.changes(ctx)
 		if err != nil {
 			return err
 		}
-		first, err := w.source.keys(ctx, db, "", round > 0)
+		first, err := w.source.keys(ctx, db)
 		if err != nil {
 			return err
 		}
@@ -35,19 +37,18 @@ func (r *run) count(ctx context.Context, db int) error {
 				return err
 			}
 		}
-		target, err := w.target.keys(ctx, db, r.Name, round > 0)
+		target, err := w.target.keys(ctx, db)
 		if err != nil {
 			return err
 		}
-		last, err := w.source.keys(ctx, db, "", round > 0)
+		last, err := w.source.keys(ctx, db)
 		if err != nil {
 			return err
 		}
-		r.looked.Store(r.looked.Load() + last + target)
+		counted = last + target
 		if target >= min(first, last) && target <= max(first, last) {
 			return nil
 		}
-		r.looked.Store(r.looked.Load() - last - target)
 		after, err := w.source.changes(ctx)
 		if err != nil {
 			return err
@@ -69,35 +70,12 @@ func countText(n int64) string {
 	return strconv.FormatInt(n, 10) + " keys"
 }
 
-// keys counts a database's keys without redferry's own. Those of one migration are quickly found; all of them only by looking at all keys.
-func (c *conn) keys(ctx context.Context, db int, migration string, all bool) (int64, error) {
-	replies, err := c.do(ctx, db, c.cmd("DBSIZE"))
-	if err != nil {
-		return 0, err
-	}
-	n, err := replies[0].AsInt64()
-	if err != nil {
-		return 0, err
-	}
-	if !all {
-		if migration == "" || db != 0 {
-			return n, nil
-		}
-		for _, key := range checkpoint.Keys(migration) {
-			if replies, err = c.do(ctx, db, c.dedicated.B().Exists().Key(key).Build()); err != nil {
-				return 0, err
-			}
-			own, err := replies[0].AsInt64()
-			if err != nil {
-				return 0, err
-			}
-			n -= own
-		}
-		return n, nil
-	}
+// keys counts a database's keys without redferry's own. Those are found by SCAN alone.
+func (c *conn) keys(ctx context.Context, db int) (int64, error) {
 	own := map[string]bool{}
-	for cursor := "0"; ; {
-		if replies, err = c.do(ctx, db, c.cmd("SCAN", cursor, "MATCH", checkpoint.Prefix+"*", "COUNT", "1000")); err != nil {
+	for cursor, began := "0", false; !began || cursor != "0"; began = true {
+		replies, err := c.do(ctx, db, c.cmd("SCAN", cursor, "MATCH", checkpoint.Prefix+"*", "COUNT", "1000"))
+		if err != nil {
 			return 0, err
 		}
 		entry, err := replies[0].AsScanEntry()
@@ -107,10 +85,14 @@ func (c *conn) keys(ctx context.Context, db int, migration string, all bool) (in
 		for _, key := range entry.Elements {
 			own[key] = true
 		}
-		if cursor = strconv.FormatUint(entry.Cursor, 10); cursor == "0" {
-			return n - int64(len(own)), nil
-		}
+		cursor = strconv.FormatUint(entry.Cursor, 10)
 	}
+	replies, err := c.do(ctx, db, c.cmd("DBSIZE"))
+	if err != nil {
+		return 0, err
+	}
+	n, err := replies[0].AsInt64()
+	return n - int64(len(own)), err
 }
 
 // functions compares the function libraries by their code. What differs is looked at once more.
