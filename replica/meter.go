@@ -9,8 +9,8 @@ import (
 
 // Meter makes Views of one run. It belongs to one goroutine, which looks a few times a second.
 type Meter struct {
-	read, keys, commands, position, source speed
-	settleSeen                             speed
+	read, keys, commands, position, source Speed
+	settleSeen                             Speed
 	unreceived, behind                     lagClock
 }
 
@@ -45,24 +45,24 @@ func (m *Meter) Look(s *Status, now time.Time) View {
 	if done, all, known := v.Snapshot.Part(); known {
 		v.Snapshot.Percent = float64(1000*done/all) / 10
 	}
-	v.Rate.Keys = m.keys.at(now, v.Snapshot.Keys)
-	v.Rate.Commands = m.commands.at(now, v.Applied.Commands)
+	v.Rate.Keys = m.keys.At(now, v.Snapshot.Keys)
+	v.Rate.Commands = m.commands.At(now, v.Applied.Commands)
 	v.Rate.Source = m.source.of(now, v.Offset.Source)
-	read, position := m.read.at(now, v.Snapshot.Read), m.position.of(now, v.Offset.Checkpointed)
+	read, position := m.read.At(now, v.Snapshot.Read), m.position.of(now, v.Offset.Checkpointed)
 	if v.Loading() {
 		v.Rate.Bytes = read
-		if v.Left = timeLeft(v.Snapshot.Size-v.Snapshot.Read, read); v.Snapshot.Size <= 0 {
-			v.Left = timeLeft(v.Snapshot.Total-v.Snapshot.Keys, v.Rate.Keys)
+		if v.Left = TimeLeft(v.Snapshot.Size-v.Snapshot.Read, read); v.Snapshot.Size <= 0 {
+			v.Left = TimeLeft(v.Snapshot.Total-v.Snapshot.Keys, v.Rate.Keys)
 		}
 		return v
 	}
 	v.Rate.Bytes = position
 	if v.Offset.Source > 0 && (v.Offset.Checkpointed > 0 || v.State != Waiting) { // a target that was not reached yet may have anything
 		m.lag(s, now, &v)
-		v.Left = timeLeft(v.Lag.Bytes, position)
+		v.Left = TimeLeft(v.Lag.Bytes, position)
 	}
-	if looks := m.settleSeen.at(now, v.Settle.Seen); v.State == Settling {
-		v.Left = timeLeft(v.Settle.Left, looks)
+	if looks := m.settleSeen.At(now, v.Settle.Seen); v.State == Settling {
+		v.Left = TimeLeft(v.Settle.Left, looks)
 	}
 	return v
 }
@@ -110,8 +110,8 @@ func rss() int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// timeLeft is how long so much will take; 0 when that cannot be told.
-func timeLeft(much int64, perSecond float64) Span {
+// TimeLeft is how long so much will take; 0 when that cannot be told.
+func TimeLeft(much int64, perSecond float64) Span {
 	if much <= 0 || perSecond < 1 {
 		return 0
 	}
@@ -124,13 +124,13 @@ type sample struct {
 	n  int64
 }
 
-// speed is how fast a number grows: the mean of the last seconds.
-type speed struct{ samples []sample }
+// Speed is how fast a number grows: the mean of the last seconds. Its zero value is ready for use; one goroutine uses it.
+type Speed struct{ samples []sample }
 
 const speedOver = 5 * time.Second
 
-// at takes the number's present value and gives its growth a second. A number that went back begins anew.
-func (s *speed) at(now time.Time, n int64) float64 {
+// At takes the number's present value and gives its growth a second. A number that went back begins anew.
+func (s *Speed) At(now time.Time, n int64) float64 {
 	if k := len(s.samples); k > 0 && n < s.samples[k-1].n {
 		s.samples = s.samples[:0]
 	}
@@ -148,12 +148,12 @@ func (s *speed) at(now time.Time, n int64) float64 {
 	return float64(n-first.n) / took
 }
 
-// of is at for an offset, which is 0 before it is known: the first one is no growth.
-func (s *speed) of(now time.Time, offset int64) float64 {
+// of is At for an offset, which is 0 before it is known: the first one is no growth.
+func (s *Speed) of(now time.Time, offset int64) float64 {
 	if offset == 0 {
 		return 0
 	}
-	return s.at(now, offset)
+	return s.At(now, offset)
 }
 
 // lagClock tells how old the oldest byte is that the source has and the target does not: it remembers when the source was where.

@@ -9,7 +9,7 @@ import (
 )
 
 func TestSpeed(t *testing.T) {
-	var s speed
+	var s Speed
 	now := time.Unix(1000, 0)
 	tests := []struct {
 		name  string
@@ -26,13 +26,13 @@ func TestSpeed(t *testing.T) {
 	}
 	for _, tt := range tests {
 		now = now.Add(tt.after)
-		if got := s.at(now, tt.n); got != tt.want {
+		if got := s.At(now, tt.n); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
 	for range 10_000 {
 		now = now.Add(200 * time.Millisecond)
-		s.at(now, 30)
+		s.At(now, 30)
 	}
 	if len(s.samples) > 30 {
 		t.Errorf("%d samples are kept", len(s.samples))

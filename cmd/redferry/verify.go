@@ -173,7 +173,7 @@ type verifyScreen struct {
 
 	mu    sync.Mutex // the bar draws while show is called
 	at    verify.Progress
-	speed speed
+	speed replica.Speed
 	keysS float64
 }
 
@@ -193,7 +193,7 @@ func newVerifyScreen(w io.Writer) *verifyScreen {
 
 func (v *verifyScreen) show(p verify.Progress) {
 	v.mu.Lock()
-	v.at, v.keysS = p, v.speed.at(time.Now(), p.Looked)
+	v.at, v.keysS = p, v.speed.At(time.Now(), p.Looked)
 	v.mu.Unlock()
 	switch {
 	case v.line != nil:
@@ -213,7 +213,7 @@ func (v *verifyScreen) text() string {
 		text = fmt.Sprintf("%s of %s keys", amount(float64(v.at.Looked)), amount(float64(v.at.Total)))
 	}
 	text += fmt.Sprintf("  %s/s", amount(v.keysS))
-	if left := timeLeft(v.at.Total-v.at.Looked, v.keysS); left > 0 && v.at.Round == 0 {
+	if left := time.Duration(replica.TimeLeft(v.at.Total-v.at.Looked, v.keysS)); left > 0 && v.at.Round == 0 {
 		text += "  ETA " + short(left)
 	}
 	if v.at.Suspected > 0 {
