@@ -85,6 +85,7 @@ type Applier struct {
 	careful time.Time
 
 	mu     sync.Mutex
+	doubts doubts        // of rec
 	moved  chan struct{} // closed when checkpointed moves on
 	done   int64         // checkpointed
 	server string        // of several, the one that was connected to last
@@ -135,7 +136,7 @@ func (a *Applier) Checkpointed() (int64, <-chan struct{}) {
 func (a *Applier) setCheckpointed() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.done = 0
+	a.done, a.doubts = 0, doubtsOf(&a.rec)
 	if a.rec.Phase == checkpoint.PhaseStream {
 		a.done = a.rec.Offset
 	}
@@ -153,6 +154,9 @@ func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.R
 		return replica.Resume{}, err
 	}
 	if err := a.target.refuse(src, a.Target, a.first); err != nil {
+		return replica.Resume{}, err
+	}
+	if err := a.notCompleted(ctx); err != nil {
 		return replica.Resume{}, err
 	}
 	if err := a.admitImport(); err != nil {

@@ -31,8 +31,9 @@ type migration struct {
 	srcTLS replica.TLSFiles
 	dstTLS replica.TLSFiles
 
-	noSpool bool         // --spool=off
-	spool   spool.Config // what an operator may choose
+	cutover *replica.CutoverConfig // nil for a run that cannot be cut over
+	noSpool bool                   // --spool=off
+	spool   spool.Config           // what an operator may choose
 }
 
 func newMigration(t testing.TB, source, target string) *migration {
@@ -117,11 +118,16 @@ func (m *migration) start(t testing.TB) *running {
 	}
 	r.spool = rc.Spool
 	rc.LimitsFile = filepath.Join(home.Dir(), "source-limits")
+	a := applier.New(ac)
+	if m.cutover != nil {
+		c := *m.cutover
+		c.Closer, c.File = a, filepath.Join(home.Dir(), "cutover")
+		rc.Cutover = &c
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	go func() {
 		defer close(r.done)
-		a := applier.New(ac)
 		r.err = replica.Run(ctx, rc, a)
 		a.Close()
 		if err := rc.Spool.Close(); err != nil && r.err == nil {

@@ -53,7 +53,9 @@ func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err
 		r.Spool.PassSnapshot(c.RDBEnd)
 	}
 	r.durable.Store(true)
-	err = r.stream(ctx, at)
+	if err = r.stream(ctx, at); r.closing != nil {
+		err = r.complete(ctx, err)
+	}
 	have, _ := r.sink.Checkpointed()
 	return have > begun, err
 }
@@ -178,8 +180,9 @@ func (r *run) stream(ctx context.Context, at Position) error {
 	})
 	g.Go(func() error { return r.pass(gctx) })
 	g.Go(func() error { return r.settle(gctx) })
+	g.Go(func() error { return r.cutOvers(gctx) })
 	err = g.Wait()
-	if AsStop(committed) != nil && AsStop(err) == nil || committed != nil && errors.Is(err, errStopAt) {
+	if AsStop(committed) != nil && AsStop(err) == nil || committed != nil && (errors.Is(err, errStopAt) || errors.Is(err, errCutOver)) {
 		err = committed // found while it drained, after another had ended the group
 	}
 	if have, _ := r.sink.Checkpointed(); have > 0 {

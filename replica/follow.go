@@ -110,8 +110,10 @@ func (r *run) watch(ctx context.Context, src *source, w *watched) error {
 			}
 			interval = seldom
 			if r.StopAt.CaughtUp {
-				interval = often
 				r.reached()
+			}
+			if r.StopAt.CaughtUp || r.closingUp.Load() {
+				interval = often
 			}
 		case state == InSync:
 			if late++; late > 20 { // one slow second is not a change of state

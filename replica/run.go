@@ -25,7 +25,8 @@ type RunConfig struct {
 	LimitsFile    string       // where is noted that it is lifted; in a directory that outlives the process, and empty for never
 	Gate          *Gate        // pauses applying; nil for never
 	StopAt        StopAt
-	TTLGrace      time.Duration // how far behind the source the target may be while it settles; 0 for the default
+	Cutover       *CutoverConfig // nil for a run that cannot be cut over
+	TTLGrace      time.Duration  // how far behind the source the target may be while it settles; 0 for the default
 	Status        *Status
 	Log           zerolog.Logger
 }
@@ -67,6 +68,9 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 	if other := <-received; err == nil {
 		err = other
 	}
+	if errors.Is(err, ErrCompleted) {
+		r.finishLate(ctx)
+	}
 	return err
 }
 
@@ -76,20 +80,23 @@ type run struct {
 	sink Sink
 	desk *desk
 
-	asked    chan int64    // the newest offset that a GETACK wants to hear
-	durable  atomic.Bool   // what the target's checkpoint says belongs to the history that is received: it may be acknowledged
-	caughtUp chan struct{} // closed when the run is in sync, where that is what it stops at
-	inSync   sync.Once     // closes it
-	clocks   clocks
-	granted  atomic.Bool // the spool's snapshot may replace what the target holds: this run has asked for it with the operator's leave
+	asked     chan int64    // the newest offset that a GETACK wants to hear
+	durable   atomic.Bool   // what the target's checkpoint says belongs to the history that is received: it may be acknowledged
+	caughtUp  chan struct{} // closed when the run is in sync, where that is what it stops at
+	inSync    sync.Once     // closes it
+	clocks    clocks
+	closingUp atomic.Bool // the lag has to be known better than at other times
+	granted   atomic.Bool // the spool's snapshot may replace what the target holds: this run has asked for it with the operator's leave
 
 	// Receiving's own.
 	denied Position // that the source, against what its INFO said, could not go on from
 	cuts   cuts     // of links by the source, because of its buffer limit
 
 	// Applying's own.
-	garbage    int64 // the offset at which the stream could not be read the last time
-	unreadable int   // attempts in a row that the spool's disk has ended
+	garbage    int64     // the offset at which the stream could not be read the last time
+	unreadable int       // attempts in a row that the spool's disk has ended
+	closing    *closing  // a cutover behind its point of no return, which ends the stream; nil for none
+	autoAfter  time.Time // before which an automatic cutover is not tried again
 }
 
 // again repeats one side's attempts until ctx ends or one of them says that the run is over. attempt tells whether it got forward.
@@ -110,7 +117,7 @@ func (r *run) again(ctx context.Context, side Side, attempt func(context.Context
 				Kind: Failed, Reason: fmt.Sprintf("the source %s does not speak the replication protocol here", r.Source), Err: err,
 				Hint: "nothing of it was applied; see what is between redferry and the source, and run the same command again",
 			}
-		case errors.Is(err, errRecalled), errors.Is(err, errReplan), errors.Is(err, spool.ErrDropped): // nothing is wrong on this side
+		case errors.Is(err, errRecalled), errors.Is(err, errReplan), errors.Is(err, errNotCut), errors.Is(err, spool.ErrDropped): // nothing is wrong on this side
 			continue
 		}
 		// What got forward is repeated at once: the backlog ages meanwhile. Others are given time, above all those that cost the source a fork and

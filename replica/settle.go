@@ -50,23 +50,30 @@ func (r *run) reached() { r.inSync.Do(func() { close(r.caughtUp) }) }
 // errLags ends settling because the target is further behind the source than what expires there may be put off.
 var errLags = errors.New("the target is too far behind the source")
 
-// settle ends a run that stops when it is caught up: it has the sink settle, beside the stream, and begins anew whenever the target is too far behind.
+// settle ends a run that stops when it is caught up.
 func (r *run) settle(ctx context.Context) error {
 	select {
 	case <-r.caughtUp:
 	case <-ctx.Done():
 		return nil
 	}
+	if err := r.settleBeside(ctx); err != nil {
+		return err
+	}
+	return errStopAt
+}
+
+// settleBeside has the sink settle, beside the stream, and begins anew whenever the target is too far behind.
+func (r *run) settleBeside(ctx context.Context) error {
+	r.closingUp.Store(true)
+	defer r.closingUp.Store(false)
 	for {
 		if err := r.closeUp(ctx); err != nil {
 			return err
 		}
 		r.Status.Set(Settling, "in sync; from now on keys expire in the target as they do in the source")
 		err := r.settleOnce(ctx)
-		switch {
-		case err == nil:
-			return errStopAt
-		case !errors.Is(err, errLags):
+		if !errors.Is(err, errLags) {
 			return err
 		}
 		r.Status.Set(CatchingUp, err.Error())

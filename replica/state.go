@@ -13,13 +13,15 @@ type State string
 
 // The states of a run, in their usual order.
 const (
-	Connecting State = "connecting"
-	Loading    State = "snapshot"
-	CatchingUp State = "catching_up"
-	InSync     State = "in_sync"
-	Settling   State = "settling"
-	Waiting    State = "waiting"
-	Paused     State = "paused"
+	Connecting  State = "connecting"
+	Loading     State = "snapshot"
+	CatchingUp  State = "catching_up"
+	InSync      State = "in_sync"
+	Settling    State = "settling"
+	CuttingOver State = "cutting_over"
+	Completed   State = "completed"
+	Waiting     State = "waiting"
+	Paused      State = "paused" // by the operator: see [Gate]
 )
 
 // States are all of them.

@@ -1,0 +1,363 @@
+package applier_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"redferry/applier/checkpoint"
+	"redferry/internal/redistest"
+	"redferry/replica"
+)
+
+// counters are clients that count at a source, for as long as it lets them: each its own key, and each what was acknowledged to it.
+type counters struct {
+	s     *redistest.Server
+	done  sync.WaitGroup
+	stop  context.CancelFunc
+	acked []int64
+	after [][]string // what was refused to each, in words
+}
+
+// startCounters starts clients that send so many commands in a pipeline, which each waits for.
+func startCounters(t *testing.T, s *redistest.Server, clients, pipeline int, pause time.Duration) *counters {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	c := &counters{s: s, stop: stop, acked: make([]int64, clients), after: make([][]string, clients)}
+	for i := range clients {
+		client, err := s.Client(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.done.Go(func() {
+			defer client.Close()
+			c.count(ctx, client, i, pipeline, pause)
+		})
+	}
+	t.Cleanup(c.end)
+	return c
+}
+
+func (c *counters) count(ctx context.Context, client rueidis.Client, i, pipeline int, pause time.Duration) {
+	for ctx.Err() == nil {
+		cmds := make([]rueidis.Completed, pipeline)
+		for j := range cmds {
+			cmds[j] = client.B().Incr().Key(fmt.Sprint("counter:", i)).Build()
+		}
+		for _, r := range client.DoMulti(context.Background(), cmds...) {
+			if err := r.Error(); err != nil {
+				if len(c.after[i]) < 10 {
+					c.after[i] = append(c.after[i], err.Error())
+				}
+				continue
+			}
+			c.acked[i]++
+		}
+		time.Sleep(pause)
+	}
+}
+
+// end stops the clients; the counts are for afterwards.
+func (c *counters) end() {
+	c.stop()
+	c.done.Wait()
+}
+
+// check compares the target with what was acknowledged.
+func (c *counters) check(t *testing.T, dst *redistest.Server) {
+	t.Helper()
+	for i, want := range c.acked {
+		if got := dst.DoInt(t, "GET", fmt.Sprint("counter:", i)); got != want || want == 0 {
+			t.Errorf("counter %d: the target has %d, and %d were acknowledged", i, got, want)
+		}
+	}
+}
+
+// refused tells that each client's last words were the source's refusal, and nothing but that was ever said.
+func (c *counters) refused(t *testing.T) {
+	t.Helper()
+	for i, said := range c.after {
+		if len(said) == 0 {
+			t.Errorf("client %d was never refused", i)
+		}
+		for _, text := range said {
+			if !strings.Contains(text, "NOREPLICAS") {
+				t.Errorf("client %d was told %q", i, text)
+			}
+		}
+	}
+}
+
+// pausable are the servers that can stop their writes.
+func pausable(t *testing.T) (builds []redistest.Build) {
+	for _, b := range redistest.Servers(t) {
+		if b.Name != "redis-6.0" {
+			builds = append(builds, b)
+		}
+	}
+	return builds
+}
+
+// tombstone fails the test unless the target has nothing of the migration but the mark that it is completed.
+func tombstone(t *testing.T, dst *redistest.Server) {
+	t.Helper()
+	if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseCompleted {
+		t.Errorf("the checkpoint's phase is %q", rec.Phase)
+	}
+	if keys := dst.DoStrings(t, "KEYS", checkpoint.Prefix+"*"); len(keys) != 1 {
+		t.Errorf("the target has %q", keys)
+	}
+}
+
+// cutoverOf is a migration that can be cut over, with a TTL in it, in sync.
+func cutoverOf(t *testing.T, src, dst *redistest.Server) (*migration, *running) {
+	t.Helper()
+	src.Do(t, "SET", "volatile", "x", "PX", "3600000")
+	m := newMigration(t, src.URL(), dst.URL())
+	m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders(), Completed: func(context.Context, replica.CutoverReport) error {
+		if keys := dst.DoStrings(t, "KEYS", checkpoint.Prefix+"*"); len(keys) != 1 {
+			t.Errorf("the hook finds %q in the target", keys)
+		}
+		return nil
+	}}
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+	return m, r
+}
+
+// Every write that the source has ever acknowledged, before, during and after the cutover, is in the target; those that it refused are not.
+func TestCutover(t *testing.T) {
+	for _, b := range pausable(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			m, r := cutoverOf(t, src, dst)
+			clients := startCounters(t, src, 4, 50, 5*time.Millisecond)
+			time.Sleep(300 * time.Millisecond)
+			report, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{Compare: func(context.Context) error {
+				before := src.DoInt(t, "GET", "counter:0")
+				time.Sleep(50 * time.Millisecond)
+				if after := src.DoInt(t, "GET", "counter:0"); after != before || before != dst.DoInt(t, "GET", "counter:0") {
+					t.Errorf("the source counted from %d to %d while its writes were stopped", before, after)
+				}
+				return nil
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.wait(t); err != nil {
+				t.Errorf("the run ended with %v", err)
+			}
+			time.Sleep(100 * time.Millisecond) // for the clients to be refused
+			clients.end()
+			clients.check(t, dst)
+			clients.refused(t)
+			tombstone(t, dst)
+			t.Logf("writes were stopped for %v", report.WritesStopped())
+			if report.WritesStopped() <= 0 || report.At.Offset == 0 {
+				t.Errorf("%+v", report)
+			}
+			if ttl := dst.DoInt(t, "PTTL", "volatile"); ttl <= 0 || ttl > 3_602_000 {
+				t.Errorf("a TTL of an hour is %d ms", ttl)
+			}
+			if !r.saw(replica.Completed, "refuses writes") {
+				t.Error("it did not say what has become of the source")
+			}
+
+			if err := m.start(t).wait(t); !errors.Is(err, replica.ErrCompleted) {
+				t.Errorf("a run on a completed migration: %v", err)
+			}
+			tombstone(t, dst)
+
+			source, err := replica.ParseEndpoint(src.URL(), replica.TLSFiles{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			note := filepath.Join(m.dir, "test", "cutover")
+			for _, want := range []bool{true, false} {
+				if done, err := replica.UndoCutover(t.Context(), source, note); err != nil || done != want {
+					t.Errorf("undo: %v, %v; want %v", done, err, want)
+				}
+			}
+			src.Do(t, "SET", "again", "x")
+		})
+	}
+}
+
+// What speaks against a cutover leaves all as it was, and replication goes on.
+func TestNoCutover(t *testing.T) {
+	b := redistest.Latest(t)
+	tests := []struct {
+		name  string
+		order replica.Cutover
+		spoil func(t *testing.T, src, dst *redistest.Server)
+		mend  func(t *testing.T, src, dst *redistest.Server)
+		kind  replica.Kind
+		text  string
+	}{
+		{name: "the ends differ", order: replica.Cutover{Compare: func(context.Context) error { return errors.New("db0 has a key more") }}, text: "db0 has a key more"},
+		{
+			name: "timeout", order: replica.Cutover{Timeout: 300 * time.Millisecond, Compare: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+			text: "stopped for 300ms",
+		},
+		{
+			name: "divergence", kind: replica.Refused, text: "found nothing to change", spoil: func(t *testing.T, src, dst *redistest.Server) {
+				src.Do(t, "SET", "victim", "x")
+				eventually(t, "it is there", func() bool { return dst.DoInt(t, "DEL", "victim") == 1 })
+				src.Do(t, "DEL", "victim")
+				time.Sleep(300 * time.Millisecond)
+			},
+		},
+		{
+			name: "no CONFIG", kind: replica.Decide, text: "refuse writes",
+			spoil: func(t *testing.T, src, _ *redistest.Server) { src.Do(t, "ACL", "SETUSER", "default", "-config") },
+			mend:  func(t *testing.T, src, _ *redistest.Server) { src.Do(t, "ACL", "SETUSER", "default", "+config") },
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			m, r := cutoverOf(t, src, dst)
+			if test.spoil != nil {
+				test.spoil(t, src, dst)
+			}
+			_, err := m.cutover.Orders.Cutover(t.Context(), test.order)
+			if test.mend != nil {
+				test.mend(t, src, dst)
+			}
+			if err == nil || !strings.Contains(err.Error(), test.text) {
+				t.Fatalf("got %v", err)
+			}
+			if stop := replica.AsStop(err); (stop == nil) != (test.kind == 0) || stop != nil && stop.Kind != test.kind {
+				t.Errorf("got %#v", stop)
+			}
+			src.Do(t, "SET", "later", "x", "PX", "3600000") // at once: nothing is paused
+			eventually(t, "a later write arrives", func() bool { return dst.DoString(t, "GET", "later") == "x" })
+			eventually(t, "expiries are shifted again", func() bool { return dst.DoInt(t, "PTTL", "later") > 1<<50 })
+			if got := src.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1]; got != "0" {
+				t.Errorf("min-replicas-to-write is %s", got)
+			}
+			if _, err := os.Stat(filepath.Join(m.dir, "test", "cutover")); !os.IsNotExist(err) {
+				t.Errorf("a note is left: %v", err)
+			}
+			if err := r.end(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A source that cannot stop its writes needs the operator's word.
+func TestCutoverOfASourceThatCannotPause(t *testing.T) {
+	b := redistest.ServerNamed(t, "redis-6.0")
+	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	m, r := cutoverOf(t, src, dst)
+	_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{})
+	wantStop(t, err, replica.Decide, "6.2")
+	if _, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{WritesStopped: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.wait(t); err != nil {
+		t.Error(err)
+	}
+	if err := src.TryDo("SET", "x", "y"); err == nil {
+		t.Error("the source takes writes")
+	}
+	tombstone(t, dst)
+}
+
+// --auto needs nobody to ask; what fails is tried again.
+func TestCutoverByItself(t *testing.T) {
+	b := redistest.Latest(t)
+	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	src.Do(t, "SET", "k", "v")
+	m := newMigration(t, src.URL(), dst.URL())
+	hooks := 0
+	m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders(), Auto: &replica.Cutover{After: replica.SourceOpen}, Completed: func(_ context.Context, r replica.CutoverReport) error {
+		hooks++
+		if r.WritesStopped() <= 0 || len(r.At.ReplID) != 40 || !strings.Contains(r.Source, "takes writes") {
+			t.Errorf("the hook hears %+v", r)
+		}
+		return errors.New("it fails")
+	}}
+	r := m.start(t)
+	if err := r.wait(t); err != nil {
+		t.Fatal(err)
+	}
+	tombstone(t, dst)
+	src.Do(t, "SET", "k", "w") // it is open
+	if got := dst.DoString(t, "GET", "k"); got != "v" || hooks != 1 || r.said("run it by hand") != 1 {
+		t.Errorf("the target has %q, %d hooks", got, hooks)
+	}
+}
+
+// A process that dies between the source's refusal and the tombstone leaves a cutover which the next one finishes without being asked, and which can be undone.
+func TestCutoverIsFinished(t *testing.T) {
+	b := redistest.Latest(t)
+	for _, undo := range []bool{false, true} {
+		t.Run(fmt.Sprint("undo ", undo), func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			proxy := redistest.NewCommandProxy(t, dst.Addr())
+			m, r := cutoverOf(t, src, dst)
+			if err := r.end(); err != nil {
+				t.Fatal(err)
+			}
+			m.target = dst.URLAt(proxy.Addr())
+			proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+				for _, arg := range args {
+					if string(arg) == string(checkpoint.PhaseCompleted) {
+						return redistest.CutBeforeCommand() // the tombstone never arrives
+					}
+				}
+				return redistest.Forward()
+			})
+			r = m.start(t)
+			r.until(t, replica.InSync, "")
+			asked := make(chan error, 1)
+			ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
+			defer stop()
+			go func() {
+				_, err := m.cutover.Orders.Cutover(ctx, replica.Cutover{})
+				asked <- err
+			}()
+			eventually(t, "the source refuses writes", func() bool { return src.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1] != "0" })
+			time.Sleep(200 * time.Millisecond)
+			_ = r.end() // as near to a SIGKILL as one process comes: it has no way to the tombstone
+			<-asked
+			if src.TryDo("SET", "x", "y") == nil {
+				t.Fatal("the source takes writes")
+			}
+			if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseStream {
+				t.Fatalf("the checkpoint's phase is %q", rec.Phase)
+			}
+			if undo {
+				source, err := replica.ParseEndpoint(src.URL(), replica.TLSFiles{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if done, err := replica.UndoCutover(t.Context(), source, filepath.Join(m.dir, "test", "cutover")); err != nil || !done {
+					t.Fatalf("%v, %v", done, err)
+				}
+				src.Do(t, "SET", "x", "y")
+				m.target = dst.URL()
+				m.start(t)
+				eventually(t, "replication goes on", func() bool { return dst.DoString(t, "GET", "x") == "y" })
+				return
+			}
+			m.target = dst.URL()
+			if err := m.start(t).wait(t); err != nil {
+				t.Fatal(err)
+			}
+			tombstone(t, dst)
+		})
+	}
+}

@@ -1,0 +1,367 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// A cutover ends a migration for good while its source is in use: clients move from the source to the target, and no write that the source has acknowledged may be missing there.
+//
+// Up to the point of no return all can be undone, and is, when anything fails or takes too long; then the source goes on as before. That point is where the source is made to
+// refuse writes, not where the target's checkpoint becomes a tombstone, as one might expect: between a tombstone and a refusal a process that dies would leave a source that takes writes, when
+// its pause has run out, and a target that takes none of them. A process that dies behind a refusal leaves a source that takes none, and a checkpoint that can be gone on from: the
+// next run catches up, finds the note of the refusal, and finishes what was begun. That order makes the pause a courtesy: clients wait instead of being refused until it is certain that the cutover
+// will come to its end.
+
+// Cutover says how a migration is to be ended.
+type Cutover struct {
+	// Timeout is for how long the source's writes may be stopped before the attempt is given up, and the longest that they are when this process dies; 0 for the default.
+	Timeout time.Duration
+	// Force goes on although something speaks against the target being equal.
+	Force bool
+	// WritesStopped is the operator's word that nobody writes to the source any more. Where CLIENT PAUSE does not stop them, on a replica or before Redis 6.2, there is no cutover without it.
+	WritesStopped bool
+	// After is what becomes of the source; "" for SourceRefuses.
+	After SourceAfter
+	// Compare looks at both ends when the source's writes are stopped and the target has all of them. An error ends the attempt. nil for no look.
+	Compare func(ctx context.Context) error
+}
+
+// SourceAfter is what becomes of a source behind a cutover.
+type SourceAfter string
+
+// The ways to leave a source.
+const (
+	SourceRefuses SourceAfter = "refuse" // it refuses writes, also those that have waited in the pause
+	SourcePaused  SourceAfter = "paused" // its writes wait for the rest of the timeout, and are carried out then
+	SourceOpen    SourceAfter = "open"   // it goes on: for a source whose clients are gone, or which nobody cares for
+)
+
+// DefaultCutoverTimeout is Timeout where it is not given.
+const DefaultCutoverTimeout = 30 * time.Second
+
+// CutoverReport is what a cutover has come to.
+type CutoverReport struct {
+	At      Position  // that the target has
+	Stopped time.Time // since when no write to the source has been acknowledged; zero when the operator has stopped them
+	Done    time.Time // when the target was on its own
+	Source  string    // what has become of it, in words
+	Resumed bool      // an earlier process had begun it
+}
+
+// WritesStopped is for how long nobody could write: from the source's last acknowledged write until the target was ready for the next one. 0 when it is not known.
+func (r *CutoverReport) WritesStopped() time.Duration {
+	if r.Stopped.IsZero() {
+		return 0
+	}
+	return r.Done.Sub(r.Stopped)
+}
+
+// Closer is what a sink has to be able to do for a cutover. Like [Sink], it is called by [Run] alone.
+type Closer interface {
+	// Doubts are the reasons why the target may not equal the source, in words; none when nothing is known against it. Any goroutine may ask.
+	Doubts() []string
+	// Complete makes the target one that no process writes to any more, and takes from it what was only there for the migration, but for the mark that it is completed. It is called
+	// behind Settle, when Commit has ended. An error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
+	Complete(ctx context.Context) error
+}
+
+// Orders are how a cutover is asked for while a run goes on. Its zero value is not ready for use: see NewOrders.
+type Orders struct{ queue chan *order }
+
+// NewOrders makes the Orders of one run.
+func NewOrders() *Orders { return &Orders{queue: make(chan *order)} }
+
+// order is one cutover on its way to the run that carries it out.
+type order struct {
+	Cutover
+	ctx    context.Context // of who asks: as long as nothing is stopped it may be taken back
+	answer chan answer     // has room for one
+}
+
+type answer struct {
+	report CutoverReport
+	err    error
+}
+
+// Cutover asks for a cutover, and waits for its end. As long as the source's writes go on, ctx can take it back; from then on it only ends the waiting, and the cutover goes on, for as long as its
+// Timeout allows. After an error the run goes on as if nothing had been asked for.
+func (o *Orders) Cutover(ctx context.Context, c Cutover) (CutoverReport, error) {
+	it := &order{c, ctx, make(chan answer, 1)}
+	select {
+	case o.queue <- it:
+	case <-ctx.Done():
+		return CutoverReport{}, fmt.Errorf("the run has not come to a cutover: it has to follow the source's stream first: %w", context.Cause(ctx))
+	}
+	select {
+	case a := <-it.answer:
+		return a.report, a.err
+	case <-ctx.Done():
+		return CutoverReport{}, context.Cause(ctx)
+	}
+}
+
+// CutoverConfig is what a run that can be cut over needs.
+type CutoverConfig struct {
+	Closer Closer
+	Orders *Orders
+	// Auto cuts over as soon as the run is in sync, without being asked, and again after a while when that fails; nil for not.
+	Auto *Cutover
+	// File is where is noted that the source refuses writes because of us, in a directory that outlives the process.
+	File string
+	// Completed hears of the end, before writes that wait at the source are let go: this is where clients are sent to the target. It is called once, or once more by the next run when a process
+	// has died in it. Its error is told and changes nothing.
+	Completed func(ctx context.Context, r CutoverReport) error
+}
+
+// errCutOver ends a stream behind which the target is to be completed; errNotCut one that goes on as before.
+var (
+	errCutOver = errors.New("cut over")
+	errNotCut  = errors.New("no cutover")
+)
+
+// autoAgain is how long an automatic cutover that has failed is left alone.
+const autoAgain = 10 * time.Second
+
+// closing is a cutover under way, from the pause to the end of the run.
+type closing struct {
+	*order  // nil for none that anybody waits for
+	config  Cutover
+	writes  *sourceWrites
+	stopped time.Time
+	resumed bool
+}
+
+// nextOrder waits for a cutover to be asked for: by the note of an earlier process first.
+func (r *run) nextOrder(ctx context.Context) (*closing, error) {
+	if r.Cutover == nil {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	note, err := readCutoverNote(r.Cutover.File)
+	if err != nil {
+		return nil, err
+	}
+	if note != nil && !note.Done && note.Refuses {
+		r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: it is finished now; cutover --undo would have let the source go on")
+		return &closing{config: Cutover{Timeout: DefaultCutoverTimeout, Force: true, After: SourceRefuses}, resumed: true}, nil
+	}
+	auto := make(<-chan time.Time)
+	if r.Cutover.Auto != nil {
+		auto = time.After(time.Until(r.autoAfter))
+	}
+	select {
+	case <-auto:
+		return &closing{config: *r.Cutover.Auto}, nil
+	case o := <-r.Cutover.Orders.queue:
+		return &closing{order: o, config: o.Cutover}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// cutOvers waits for a cutover and carries it out up to the point of no return: its error is errCutOver then. When that fails it is errNotCut, and applying begins anew, with expiries
+// shifted again.
+func (r *run) cutOvers(ctx context.Context) error {
+	c, err := r.nextOrder(ctx)
+	if err != nil {
+		return err
+	}
+	if c.config.Timeout <= 0 {
+		c.config.Timeout = DefaultCutoverTimeout
+	}
+	if c.config.After == "" {
+		c.config.After = SourceRefuses
+	}
+	if err = r.cutOver(ctx, c); err == nil {
+		r.closing = c
+		return errCutOver
+	}
+	c.end(CutoverReport{}, err)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	r.Log.Warn().Err(err).Msg("no cutover; replication goes on as before")
+	r.autoAfter = time.Now().Add(autoAgain)
+	return errNotCut
+}
+
+// end gives the answer to who has asked, and lets go of the source's connection.
+func (c *closing) end(report CutoverReport, err error) {
+	if c.writes != nil {
+		c.writes.close()
+		c.writes = nil
+	}
+	if c.order != nil {
+		c.answer <- answer{report, err}
+		c.order = nil
+	}
+}
+
+// cutOver goes from in sync to the point of no return, or back.
+func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
+	if c.order != nil { // until the source's writes are stopped it may be taken back
+		var stop context.CancelCauseFunc
+		ctx, stop = context.WithCancelCause(ctx)
+		defer stop(nil)
+		defer context.AfterFunc(c.ctx, func() { stop(fmt.Errorf("it was taken back: %w", context.Cause(c.ctx))) })()
+	}
+	server, err := r.Source.Resolve(ctx)
+	if err != nil {
+		return err
+	}
+	if c.writes, err = dialWrites(ctx, server, r.Cutover.File); err != nil {
+		return err
+	}
+	if err := c.writes.admit(&c.config); err != nil {
+		return err
+	}
+	if err := r.noDoubts(c); err != nil {
+		return err
+	}
+	if err := r.settleBeside(ctx); err != nil {
+		return causeOf(ctx, err)
+	}
+	if err := r.noDoubts(c); err != nil { // settling may have shown some
+		return err
+	}
+	return r.stopWrites(context.WithoutCancel(ctx), ctx, c)
+}
+
+func (r *run) noDoubts(c *closing) error {
+	doubts := r.Cutover.Closer.Doubts()
+	if len(doubts) == 0 || c.config.Force {
+		return nil
+	}
+	return &Stop{
+		Kind: Refused, Reason: "the target may not equal the source: " + strings.Join(doubts, "; "),
+		Hint: "redferry verify tells what differs; cutover --force goes on nevertheless",
+	}
+}
+
+// stopWrites pauses the source's writes, and makes sure that the target has all of them, within the timeout; then it has the source refuse them. ctx does not end; life does.
+func (r *run) stopWrites(ctx, life context.Context, c *closing) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.config.Timeout, fmt.Errorf("the source's writes were stopped for %v, which is the timeout", c.config.Timeout))
+	defer cancel()
+	r.Status.Set(CuttingOver, "the source's writes are being stopped")
+	w := c.writes
+	if !c.config.WritesStopped && !c.resumed {
+		c.stopped = time.Now()
+		if err := w.pause(ctx, c.config.Timeout); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				w.unpause()
+			}
+		}()
+	}
+	if err := r.drain(ctx, life, w); err != nil {
+		return causeOf(ctx, err)
+	}
+	if c.config.Compare != nil {
+		if err := c.config.Compare(ctx); err != nil {
+			return causeOf(ctx, err)
+		}
+	}
+	if c.config.After != SourceRefuses || !w.primary {
+		if err := w.note().write(r.Cutover.File); err != nil {
+			return err
+		}
+		return w.stillPaused()
+	}
+	if err := w.refuse(ctx); err != nil {
+		return causeOf(ctx, err)
+	}
+	// What the source has taken up to its refusal is all that it will ever acknowledge, however long the pause really was.
+	if err := r.drain(context.WithoutCancel(life), life, w); err != nil {
+		return errors.Join(err, w.reopen())
+	}
+	return nil
+}
+
+// drain waits until the target has all that the source has written by now.
+func (r *run) drain(ctx, life context.Context, w *sourceWrites) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(life, func() { stop(context.Cause(life)) })()
+	offset, _, err := w.src.offset(ctx, r.Spool.Contents().EndID)
+	if err != nil {
+		return err
+	}
+	r.Status.Set(CuttingOver, fmt.Sprintf("the source's writes are stopped; the target gets the rest, up to offset %d", offset))
+	return Reach(ctx, r.sink, offset)
+}
+
+// complete ends the migration behind the end of its stream, which was for err: in the target, then at the source.
+func (r *run) complete(ctx context.Context, err error) error {
+	c := r.closing
+	r.closing = nil
+	if errors.Is(err, errCutOver) {
+		r.Status.Set(CuttingOver, "the target has all that the source has acknowledged; it is made the one to write to")
+		err = r.Cutover.Closer.Complete(ctx)
+	}
+	if err != nil {
+		err = fmt.Errorf("complete the migration in the target: %w", err)
+		if c.config.After == SourceRefuses && c.writes.primary {
+			err = fmt.Errorf("%w; the source refuses writes meanwhile, and this is tried again", err)
+		}
+		c.end(CutoverReport{}, err)
+		return err
+	}
+	have, _ := r.sink.Checkpointed()
+	report := CutoverReport{At: Position{ReplID: r.Spool.IDAt(have), Offset: have}, Stopped: c.stopped, Done: time.Now(), Resumed: c.resumed}
+	r.finish(ctx, c, report)
+	return errStopAt
+}
+
+// finish is what comes behind the tombstone: the hook, and the clients that wait at the source.
+func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) {
+	report.Source = c.writes.becomes(c.config.After)
+	if r.Cutover.Completed != nil {
+		if err := r.Cutover.Completed(ctx, report); err != nil {
+			r.Log.Error().Err(err).Msg("what was to be run after the cutover has failed: run it by hand; the cutover itself is done")
+		}
+	}
+	if c.config.After != SourcePaused {
+		c.writes.unpause()
+	}
+	if err := markDone(r.Cutover.File); err != nil {
+		r.Log.Warn().Err(err).Msg("cannot note that the cutover is done")
+	}
+	r.Status.Set(Completed, fmt.Sprintf("the target has all up to offset %d; the source %s", report.At.Offset, report.Source))
+	c.end(report, nil)
+}
+
+// finishLate does what a process did not come to that has died behind the tombstone. It is for a run that finds its migration completed.
+func (r *run) finishLate(ctx context.Context) {
+	if r.Cutover == nil {
+		return
+	}
+	note, err := readCutoverNote(r.Cutover.File)
+	if err != nil || note == nil || note.Done {
+		return
+	}
+	server, err := r.Source.Resolve(ctx)
+	if err != nil {
+		r.Log.Warn().Err(err).Msg("cannot look whether the source refuses writes, as a cutover has left it")
+		return
+	}
+	w, err := dialWrites(ctx, server, r.Cutover.File)
+	if err != nil {
+		r.Log.Warn().Err(err).Msg("cannot look whether the source refuses writes, as a cutover has left it")
+		return
+	}
+	r.finish(ctx, &closing{config: Cutover{After: SourceRefuses}, writes: w, resumed: true}, CutoverReport{Done: time.Now(), Resumed: true})
+}
+
+// causeOf is why a context has ended, when that is why an error came.
+func causeOf(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}

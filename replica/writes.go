@@ -1,0 +1,345 @@
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// sourceWrites stops the writes to a source: for a moment, by a pause that has to be renewed, and then for good, by asking for more replicas than there are
+// (protocol 0: what waits in a pause is refused, too, when it ends). What the source's settings were is on disk before they are changed.
+type sourceWrites struct {
+	src     *source
+	server  Endpoint
+	path    string // of the note
+	info    map[string]string
+	primary bool // it takes writes itself, and does not only pass its own primary's on
+
+	stop  func()        // ends the renewing; nil when nothing is paused
+	ended chan struct{} // closed when it has ended
+	mu    sync.Mutex
+	until time.Time // the source's writes are paused at least until then
+}
+
+const (
+	pauseSpan  = 4 * time.Second        // how long a pause lasts without being renewed: as long as a source waits for a process that has died
+	pauseRenew = 500 * time.Millisecond // how often it is
+	// manyReplicas is what min-replicas-to-write becomes: more than a source has.
+	manyReplicas = "1000000"
+	// defaultMaxLag is for min-replicas-max-lag where it is 0, with which a source does not count its replicas.
+	defaultMaxLag = "10"
+
+	minReplicas = "min-replicas-to-write"
+	maxLag      = "min-replicas-max-lag"
+)
+
+// dialWrites connects, and asks the source what it is.
+func dialWrites(ctx context.Context, server Endpoint, path string) (*sourceWrites, error) {
+	src, err := dialSource(server)
+	if err != nil {
+		return nil, err
+	}
+	w := &sourceWrites{src: src, server: server, path: path}
+	if w.info, err = src.info(ctx); err != nil {
+		src.close()
+		return nil, err
+	}
+	w.primary = w.info["role"] == "master"
+	return w, nil
+}
+
+// close lets go of the source. What is paused runs out by itself.
+func (w *sourceWrites) close() {
+	w.endRenewing()
+	w.src.close()
+}
+
+// admit refuses a cutover that the source cannot have.
+func (w *sourceWrites) admit(c *Cutover) error {
+	if w.src.blind {
+		return &Stop{
+			Kind: Config, Reason: fmt.Sprintf("the source %s does not permit INFO, so that nobody can tell when the target has all", w.server),
+			Hint: "ACL SETUSER <user> +info on the source",
+		}
+	}
+	if c.WritesStopped {
+		return nil
+	}
+	why := ""
+	switch {
+	case !w.primary:
+		why = "is a replica, and its primary's writes cannot be stopped from here"
+	case !knowsPauseOfWrites(w.info["redis_version"]):
+		why = "is older than Redis 6.2, and cannot pause writes alone"
+	default:
+		return nil
+	}
+	return &Stop{
+		Kind: Decide, Reason: fmt.Sprintf("the source %s %s", w.server, why),
+		Hint: "stop the applications that write to it, and say so with --source-writes=stopped",
+	}
+}
+
+// knowsPauseOfWrites tells whether a server of this redis_version has CLIENT PAUSE … WRITE. Valkey says 7.2.4.
+func knowsPauseOfWrites(version string) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return false
+	}
+	major, err1 := strconv.Atoi(parts[0])
+	minor, err2 := strconv.Atoi(parts[1])
+	return err1 == nil && err2 == nil && (major > 6 || major == 6 && minor >= 2)
+}
+
+// pause stops the source's writes until unpause, close, or most is over, and renews that meanwhile: a process that dies leaves a source that goes on after pauseSpan.
+func (w *sourceWrites) pause(ctx context.Context, most time.Duration) error {
+	end := time.Now().Add(most)
+	if err := w.extend(ctx, end); err != nil {
+		return err
+	}
+	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop, w.ended = stop, make(chan struct{})
+	go func() {
+		defer close(w.ended)
+		_ = every(renewing, pauseRenew, func() error {
+			_ = w.extend(renewing, end) // the next one may succeed; until tells
+			return nil
+		})
+	}()
+	return nil
+}
+
+// extend pauses for another pauseSpan, and not beyond end. The server never makes a pause shorter.
+func (w *sourceWrites) extend(ctx context.Context, end time.Time) error {
+	span := min(pauseSpan, time.Until(end))
+	if span <= 0 {
+		return nil
+	}
+	asked := time.Now()
+	err := w.src.client.Do(ctx, w.src.client.B().ClientPause().Timeout(span.Milliseconds()).Write().Build()).Error()
+	if err != nil {
+		return fmt.Errorf("pause the writes of the source %s: %w", w.server, forbidden(err))
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.until = asked.Add(span)
+	return nil
+}
+
+// stillPaused is an error when the source may have taken writes since pause: this process stood still for too long, or the source did not answer.
+func (w *sourceWrites) stillPaused() error {
+	if w.stop == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if left := time.Until(w.until); left < pauseSpan/4 {
+		return fmt.Errorf("the pause of the source's writes could not be renewed in time: %v are left of it", left)
+	}
+	return nil
+}
+
+func (w *sourceWrites) endRenewing() {
+	if w.stop != nil {
+		w.stop()
+		<-w.ended
+		w.stop = nil
+	}
+}
+
+// unpause lets the source's clients go on. An error is no matter: the pause ends by itself.
+func (w *sourceWrites) unpause() {
+	if w.stop == nil {
+		return
+	}
+	w.endRenewing()
+	ctx, cancel := context.WithTimeout(context.Background(), limitsTimeout)
+	defer cancel()
+	_ = w.src.client.Do(ctx, w.src.client.B().ClientUnpause().Build()).Error()
+}
+
+// becomes says what the source is left as.
+func (w *sourceWrites) becomes(after SourceAfter) string {
+	switch {
+	case !w.primary:
+		return "is a replica, and goes on following its primary"
+	case after == SourceRefuses:
+		return "refuses writes (" + minReplicas + " is " + manyReplicas + "); cutover --undo re-opens it"
+	case after == SourcePaused:
+		return "has its writes wait for the rest of the pause, and carries them out then"
+	}
+	return "takes writes as before, which the target does not get"
+}
+
+// cutoverNote is on disk from right before the point of no return on: what a later process has to finish, and what undoing it takes.
+type cutoverNote struct {
+	Addr        string    `json:"addr"`
+	RunID       string    `json:"run_id"`
+	Refuses     bool      `json:"refuses"`                         // the source refuses writes because of us
+	MinReplicas string    `json:"min_replicas_to_write,omitempty"` // what they were
+	MaxLag      string    `json:"min_replicas_max_lag,omitempty"`
+	Since       time.Time `json:"since"`
+	Done        bool      `json:"done"` // the cutover has come to its end
+}
+
+// note begins one.
+func (w *sourceWrites) note() *cutoverNote {
+	return &cutoverNote{Addr: w.server.Addr, RunID: w.info["run_id"], Since: time.Now().UTC()}
+}
+
+// refuse makes the source refuse writes. When it returns nil no write is acknowledged any more.
+func (w *sourceWrites) refuse(ctx context.Context) error {
+	note, err := readCutoverNote(w.path)
+	if err != nil {
+		return err
+	}
+	now, err := w.config(ctx)
+	if err != nil {
+		return w.forbids(err)
+	}
+	if now[minReplicas] == manyReplicas && note != nil && note.Refuses { // an earlier process has come this far
+		return nil
+	}
+	note = w.note()
+	note.Refuses, note.MinReplicas, note.MaxLag = true, now[minReplicas], now[maxLag]
+	if err := note.write(w.path); err != nil {
+		return err
+	}
+	lag := now[maxLag]
+	if lag == "0" {
+		lag = defaultMaxLag
+	}
+	if err := w.set(ctx, manyReplicas, lag); err != nil {
+		return errors.Join(w.forbids(err), w.reopen())
+	}
+	return nil
+}
+
+// reopen puts back what refuse has changed, and forgets it. It works though contexts have ended, for five seconds at most.
+func (w *sourceWrites) reopen() error {
+	note, err := readCutoverNote(w.path)
+	if err != nil || note == nil {
+		return err
+	}
+	if !note.Refuses {
+		return os.Remove(w.path)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limitsTimeout)
+	defer cancel()
+	now, err := w.config(ctx)
+	if err == nil && now[minReplicas] == manyReplicas { // else somebody has set another since
+		err = w.set(ctx, note.MinReplicas, note.MaxLag)
+	}
+	if err != nil {
+		return fmt.Errorf("let the source take writes again; by hand: CONFIG SET %s %s %s %s: %w", minReplicas, note.MinReplicas, maxLag, note.MaxLag, err)
+	}
+	if err := os.Remove(w.path); err != nil {
+		return fmt.Errorf("forget that the source refused writes: %w", err)
+	}
+	return nil
+}
+
+// config is what the source's two settings are.
+func (w *sourceWrites) config(ctx context.Context) (_ map[string]string, err error) {
+	now := map[string]string{}
+	for _, name := range []string{minReplicas, maxLag} {
+		if now[name], err = w.src.config(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return now, nil
+}
+
+// set changes the larger obstacle last: with a lag of 0 the number means nothing.
+func (w *sourceWrites) set(ctx context.Context, replicas, lag string) error {
+	for _, pair := range [][2]string{{maxLag, lag}, {minReplicas, replicas}} {
+		cmd := w.src.client.B().ConfigSet().ParameterValue().ParameterValue(pair[0], pair[1]).Build()
+		if err := w.src.client.Do(ctx, cmd).Error(); err != nil {
+			return fmt.Errorf("set the source's %s: %w", pair[0], forbidden(err))
+		}
+	}
+	return nil
+}
+
+// forbids makes a Stop of a source's no; other errors pass through.
+func (w *sourceWrites) forbids(err error) error {
+	if !errors.Is(err, errForbidden) {
+		return err
+	}
+	return &Stop{
+		Kind: Decide, Reason: fmt.Sprintf("the source %s cannot be made to refuse writes", w.server), Err: err,
+		Hint: "ACL SETUSER <user> +config|get +config|set on the source; or --source-after=paused or open, once its clients are stopped",
+	}
+}
+
+// UndoCutover lets a source take writes again that a cutover has made refuse them, as the note in path says. done tells whether there was anything to undo.
+func UndoCutover(ctx context.Context, source Endpoint, path string) (done bool, err error) {
+	note, err := readCutoverNote(path)
+	if err != nil || note == nil || !note.Refuses {
+		return false, err
+	}
+	server, err := source.Resolve(ctx)
+	if err != nil {
+		return false, err
+	}
+	w, err := dialWrites(ctx, server, path)
+	if err != nil {
+		return false, err
+	}
+	defer w.close()
+	if note.RunID != w.info["run_id"] && note.Addr != server.Addr {
+		return false, &Stop{
+			Kind: Decide, Reason: fmt.Sprintf("it is %s that refuses writes since %s, and %s is another server", note.Addr, note.Since.Format(time.RFC3339), server),
+			Hint: fmt.Sprintf("give that one as --source; or run CONFIG SET %s %s there, and remove %s", minReplicas, note.MinReplicas, path),
+		}
+	}
+	return true, w.reopen()
+}
+
+// readCutoverNote reads the note; nil when there is none.
+func readCutoverNote(path string) (*cutoverNote, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read whether the source refuses writes: %w", err)
+	}
+	note := &cutoverNote{}
+	if err := json.Unmarshal(text, note); err != nil {
+		return nil, &Stop{
+			Kind: Decide, Reason: fmt.Sprintf("cannot read %s, which says how the source was before a cutover", path), Err: err,
+			Hint: "look at the source's " + minReplicas + ", then remove the file",
+		}
+	}
+	return note, nil
+}
+
+// write replaces the note, durably before it returns.
+func (n *cutoverNote) write(path string) error {
+	text, err := json.Marshal(n)
+	if err == nil {
+		err = replaceFile(path, append(text, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("note that the source is to refuse writes: %w", err)
+	}
+	return nil
+}
+
+// markDone notes that the cutover has come to its end; the rest of the note is for undoing it.
+func markDone(path string) error {
+	note, err := readCutoverNote(path)
+	if err != nil || note == nil {
+		return err
+	}
+	note.Done = true
+	return note.write(path)
+}
