@@ -22,7 +22,7 @@ func doubtsOf(r *checkpoint.Record) doubts {
 }
 
 // Doubts implements [replica.Closer].
-func (a *Applier) Doubts() (why []string) {
+func (a *Applier) Doubts() (why []string, unchecked bool) {
 	a.mu.Lock()
 	d := a.doubts
 	a.mu.Unlock()
@@ -34,13 +34,10 @@ func (a *Applier) Doubts() (why []string) {
 	add(d.rejected, "writes were refused by the target (they are in "+a.Home.RejectedPath()+")")
 	add(d.diverged, "transactions took effect though their guard had not agreed")
 	add(d.divergence, "commands of the stream found nothing to change in the target, where the source had")
-	if d.unchecked {
-		why = append(why, "the replies to some writes were lost")
-	}
 	if n := a.Status.Evicted.Load(); n > 0 {
 		add(n, "keys were evicted by the target")
 	}
-	return why
+	return why, d.unchecked
 }
 
 // Complete implements [replica.Closer]: the checkpoint becomes a tombstone, and the owner's keys go in the same transaction.

@@ -7,94 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-
-	"github.com/redis/rueidis"
 
 	"redferry/applier/checkpoint"
 	"redferry/internal/redistest"
 	"redferry/replica"
 )
-
-// counters are clients that count at a source, for as long as it lets them: each its own key, and each what was acknowledged to it.
-type counters struct {
-	s     *redistest.Server
-	done  sync.WaitGroup
-	stop  context.CancelFunc
-	acked []int64
-	after [][]string // what was refused to each, in words
-}
-
-// startCounters starts clients that send so many commands in a pipeline, which each waits for.
-func startCounters(t *testing.T, s *redistest.Server, clients, pipeline int, pause time.Duration) *counters {
-	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
-	c := &counters{s: s, stop: stop, acked: make([]int64, clients), after: make([][]string, clients)}
-	for i := range clients {
-		client, err := s.Client(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.done.Go(func() {
-			defer client.Close()
-			c.count(ctx, client, i, pipeline, pause)
-		})
-	}
-	t.Cleanup(c.end)
-	return c
-}
-
-func (c *counters) count(ctx context.Context, client rueidis.Client, i, pipeline int, pause time.Duration) {
-	for ctx.Err() == nil {
-		cmds := make([]rueidis.Completed, pipeline)
-		for j := range cmds {
-			cmds[j] = client.B().Incr().Key(fmt.Sprint("counter:", i)).Build()
-		}
-		for _, r := range client.DoMulti(context.Background(), cmds...) {
-			if err := r.Error(); err != nil {
-				if len(c.after[i]) < 10 {
-					c.after[i] = append(c.after[i], err.Error())
-				}
-				continue
-			}
-			c.acked[i]++
-		}
-		time.Sleep(pause)
-	}
-}
-
-// end stops the clients; the counts are for afterwards.
-func (c *counters) end() {
-	c.stop()
-	c.done.Wait()
-}
-
-// check compares the target with what was acknowledged.
-func (c *counters) check(t *testing.T, dst *redistest.Server) {
-	t.Helper()
-	for i, want := range c.acked {
-		if got := dst.DoInt(t, "GET", fmt.Sprint("counter:", i)); got != want || want == 0 {
-			t.Errorf("counter %d: the target has %d, and %d were acknowledged", i, got, want)
-		}
-	}
-}
-
-// refused tells that each client's last words were the source's refusal, and nothing but that was ever said.
-func (c *counters) refused(t *testing.T) {
-	t.Helper()
-	for i, said := range c.after {
-		if len(said) == 0 {
-			t.Errorf("client %d was never refused", i)
-		}
-		for _, text := range said {
-			if !strings.Contains(text, "NOREPLICAS") {
-				t.Errorf("client %d was told %q", i, text)
-			}
-		}
-	}
-}
 
 // pausable are the servers that can stop their writes.
 func pausable(t *testing.T) (builds []redistest.Build) {
@@ -139,7 +58,7 @@ func TestCutover(t *testing.T) {
 		t.Run(b.Name, func(t *testing.T) {
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
 			m, r := cutoverOf(t, src, dst)
-			clients := startCounters(t, src, 4, 50, 5*time.Millisecond)
+			clients := redistest.StartCounters(t, src, 4, 50, 5*time.Millisecond)
 			time.Sleep(300 * time.Millisecond)
 			report, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{Compare: func(context.Context) error {
 				before := src.DoInt(t, "GET", "counter:0")
@@ -156,9 +75,9 @@ func TestCutover(t *testing.T) {
 				t.Errorf("the run ended with %v", err)
 			}
 			time.Sleep(100 * time.Millisecond) // for the clients to be refused
-			clients.end()
-			clients.check(t, dst)
-			clients.refused(t)
+			clients.End()
+			clients.Check(t, dst)
+			clients.CheckRefused(t)
 			tombstone(t, dst)
 			t.Logf("writes were stopped for %v", report.WritesStopped())
 			if report.WritesStopped() <= 0 || report.At.Offset == 0 {

@@ -26,6 +26,9 @@ type Cutover struct {
 	WritesStopped bool
 	// After is what becomes of the source; "" for SourceRefuses.
 	After SourceAfter
+	// CompareAll compares the ends key by key, while they are in use. It is called where replies to some writes were lost, and nothing else speaks against the target: what it finds equal needs
+	// no reply. nil leaves that to Force.
+	CompareAll func(ctx context.Context) error
 	// Compare looks at both ends when the source's writes are stopped and the target has all of them. An error ends the attempt. nil for no look.
 	Compare func(ctx context.Context) error
 }
@@ -62,8 +65,9 @@ func (r *CutoverReport) WritesStopped() time.Duration {
 
 // Closer is what a sink has to be able to do for a cutover. Like [Sink], it is called by [Run] alone.
 type Closer interface {
-	// Doubts are the reasons why the target may not equal the source, in words; none when nothing is known against it. Any goroutine may ask.
-	Doubts() []string
+	// Doubts are the reasons why the target may not equal the source, in words; none when nothing is known against it. unchecked tells that replies to some writes were lost, which says little.
+	// Any goroutine may ask.
+	Doubts() (why []string, unchecked bool)
 	// Complete makes the target one that no process writes to any more, and takes from it what was only there for the migration, but for the mark that it is completed. It is called
 	// behind Settle, when Commit has ended. An error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
 	Complete(ctx context.Context) error
@@ -87,7 +91,7 @@ type answer struct {
 	err    error
 }
 
-// Cutover asks for a cutover, and waits for its end. As long as the source's writes go on, ctx can take it back; from then on it only ends the waiting, and the cutover goes on, for as long as its
+// Cutover asks for a cutover, and waits for its end. As long as the source's writes go on, ctx can take it back; from then on the cutover goes on, for as long as its
 // Timeout allows. After an error the run goes on as if nothing had been asked for.
 func (o *Orders) Cutover(ctx context.Context, c Cutover) (CutoverReport, error) {
 	it := &order{c, ctx, make(chan answer, 1)}
@@ -96,12 +100,8 @@ func (o *Orders) Cutover(ctx context.Context, c Cutover) (CutoverReport, error) 
 	case <-ctx.Done():
 		return CutoverReport{}, fmt.Errorf("the run has not come to a cutover: it has to follow the source's stream first: %w", context.Cause(ctx))
 	}
-	select {
-	case a := <-it.answer:
-		return a.report, a.err
-	case <-ctx.Done():
-		return CutoverReport{}, context.Cause(ctx)
-	}
+	a := <-it.answer // it comes soon when ctx ends, or within the Timeout where it is too late to take it back
+	return a.report, a.err
 }
 
 // CutoverConfig is what a run that can be cut over needs.
@@ -128,11 +128,12 @@ const autoAgain = 10 * time.Second
 
 // closing is a cutover under way, from the pause to the end of the run.
 type closing struct {
-	*order  // nil for none that anybody waits for
-	config  Cutover
-	writes  *sourceWrites
-	stopped time.Time
-	resumed bool
+	*order   // nil for none that anybody waits for
+	config   Cutover
+	writes   *sourceWrites
+	stopped  time.Time
+	resumed  bool
+	compared bool // all keys, and they are equal
 }
 
 // nextOrder waits for a cutover to be asked for: by the note of an earlier process first.
@@ -219,22 +220,31 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 	if err := c.writes.admit(&c.config); err != nil {
 		return err
 	}
-	if err := r.noDoubts(c); err != nil {
-		return err
+	if err := r.noDoubts(ctx, c); err != nil {
+		return causeOf(ctx, err)
 	}
 	if err := r.settleBeside(ctx); err != nil {
 		return causeOf(ctx, err)
 	}
-	if err := r.noDoubts(c); err != nil { // settling may have shown some
-		return err
+	if err := r.noDoubts(ctx, c); err != nil { // settling may have shown some
+		return causeOf(ctx, err)
 	}
 	return r.stopWrites(context.WithoutCancel(ctx), ctx, c)
 }
 
-func (r *run) noDoubts(c *closing) error {
-	doubts := r.Cutover.Closer.Doubts()
-	if len(doubts) == 0 || c.config.Force {
+// noDoubts is an error when the target may not equal the source.
+func (r *run) noDoubts(ctx context.Context, c *closing) error {
+	doubts, unchecked := r.Cutover.Closer.Doubts()
+	switch {
+	case c.config.Force, len(doubts) == 0 && (!unchecked || c.compared):
 		return nil
+	case len(doubts) == 0 && c.config.CompareAll != nil:
+		r.Status.Set(Comparing, "the replies to some writes were lost: source and target are compared, key by key")
+		err := c.config.CompareAll(ctx)
+		c.compared = err == nil
+		return err
+	case unchecked:
+		doubts = append(doubts, "the replies to some writes were lost")
 	}
 	return &Stop{
 		Kind: Refused, Reason: "the target may not equal the source: " + strings.Join(doubts, "; "),

@@ -18,6 +18,7 @@ const (
 	CatchingUp  State = "catching_up"
 	InSync      State = "in_sync"
 	Settling    State = "settling"
+	Comparing   State = "comparing"
 	CuttingOver State = "cutting_over"
 	Completed   State = "completed"
 	Waiting     State = "waiting"

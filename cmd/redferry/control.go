@@ -55,7 +55,7 @@ func (f adminFlags) listen(home *applier.Home, commands []admin.Command, log zer
 type service func(context.Context) error
 
 // services are what the flags want beside a run. They are open, and serve once they run.
-func (c *runCmd) services(home *applier.Home, controls admin.Controls, log zerolog.Logger) ([]service, error) {
+func (c *runCmd) services(home *applier.Home, controls admin.Controls, cutover admin.Command, log zerolog.Logger) ([]service, error) {
 	var list []service
 	if c.MetricsAddr != "" { // first, since an admin socket that is not served would stay behind
 		m, err := metrics.Listen(c.MetricsAddr, controls.Report)
@@ -64,7 +64,7 @@ func (c *runCmd) services(home *applier.Home, controls admin.Controls, log zerol
 		}
 		list = append(list, m.Run)
 	}
-	s, err := c.listen(home, controls.Commands(), log)
+	s, err := c.listen(home, append(controls.Commands(), cutover), log)
 	if err != nil {
 		return nil, err // the process ends, and what is open with it
 	}

@@ -1,13 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"os"
-	"os/exec"
-	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -70,32 +64,8 @@ func (h *hook) end() {
 func (h *hook) run(e events.Event) {
 	ctx, cancel := context.WithTimeout(context.Background(), h.limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", h.command)
-	cmd.Env = append(withoutFlags(os.Environ()),
-		envPrefix+"STATE="+e.State, envPrefix+"WHY="+e.Why, envPrefix+"SINCE="+e.Time.UTC().Format(time.RFC3339), envPrefix+"NAME="+h.name, envPrefix+"DIR="+h.dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Ctrl-C is not the hook's, and that all of it can be killed
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	var said firstBytes
-	cmd.Stdout, cmd.Stderr = &said, &said
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		err = ctx.Err()
-	}
+	said, err := shell(ctx, h.command, "STATE="+e.State, "WHY="+e.Why, "SINCE="+e.Time.UTC().Format(time.RFC3339), "NAME="+h.name, "DIR="+h.dir)
 	if err != nil {
-		h.log.Warn().Err(err).Str("for", e.State).Str("said", redact(strings.TrimSpace(said.String()))).Msg("the hook of --on-state failed")
+		h.log.Warn().Err(err).Str("for", e.State).Str("said", said).Msg("the hook of --on-state failed")
 	}
-}
-
-// withoutFlags leaves our own variables out of an environment: some hold passwords.
-func withoutFlags(environ []string) []string {
-	return slices.DeleteFunc(environ, func(v string) bool { return strings.HasPrefix(v, envPrefix) })
-}
-
-// firstBytes keeps the beginning of what is written to it.
-type firstBytes struct{ bytes.Buffer }
-
-func (b *firstBytes) Write(p []byte) (int, error) {
-	b.Buffer.Write(p[:min(len(p), max(0, 500-b.Len()))])
-	return len(p), nil
 }

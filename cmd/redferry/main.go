@@ -47,6 +47,7 @@ type cli struct {
 	Resume  resumeCmd  `cmd:"" help:"Have a paused run go on."`
 	Events  eventsCmd  `cmd:"" help:"Show a migration's changes of state, with their reasons; also when it does not run."`
 	Verify  verifyCmd  `cmd:"" help:"Compare a source with a target, both ways, while they are in use; exit code 4 where they differ."`
+	Cutover cutoverCmd `cmd:"" help:"End a migration while the source is in use: stop its writes, wait until the target has all of them, and make the target the one to write to."`
 	Reset   resetCmd   `cmd:"" help:"Settle a migration's target, and remove its own keys there and what this machine knows of it. Data stays."`
 	Inspect inspectCmd `cmd:"" help:"Show what is in an RDB file, or in a target's checkpoint."`
 	Version versionCmd `cmd:"" help:"Print the version."`

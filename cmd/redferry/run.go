@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"redferry/applier"
+	"redferry/applier/verify"
 	"redferry/replica"
 	"redferry/replica/admin"
 )
@@ -35,6 +36,7 @@ type runCmd struct {
 	TargetTimeout     time.Duration     `default:"1m" help:"How long one round trip to the target may take, however large."`
 	RaiseSourceLimits bool              `help:"Lift the source's client-output-buffer-limit for replicas while it sends a snapshot, and put it back."`
 	OnState           string            `placeholder:"COMMAND" help:"A shell command to run on every change of state, with REDFERRY_STATE, REDFERRY_WHY and REDFERRY_NAME in its environment."`
+	autoFlags
 	spoolFlags
 	adminFlags
 	MetricsAddr string `placeholder:"HOST:PORT" help:"Serve /metrics for Prometheus, /healthz and /readyz at this address, to whoever asks."`
@@ -69,6 +71,9 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	if err := c.adminFlags.check(); err != nil {
 		return err
 	}
+	if c.Auto && c.StopAt != "" {
+		return &replica.Stop{Kind: replica.Config, Reason: "--auto and --stop-at exclude each other", Hint: "--auto ends the run, too"}
+	}
 	home, err := c.open()
 	if err != nil {
 		return err
@@ -98,10 +103,13 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	defer func() { journal.end(err, endOf(ctx, c.StopAt)) }()
 	screen.alsoTell(journal.observe)
 	gate := &replica.Gate{}
-	report := reporter(c.identity(source, target, home), screen)
-	services, err := c.services(home, admin.Controls{
-		Report: report, Gate: gate, Events: eventsFile(home.Dir()), Settings: screen.settings(), Shutdown: shutdown,
-	}, log)
+	cutovers := &cutovers{
+		ends: verify.Config{Source: source, Target: target, Name: c.Name, First: 1}, hook: c.OnCutover, name: c.Name, orders: replica.NewOrders(), log: log,
+	}
+	controls := admin.Controls{
+		Report: reporter(c.identity(source, target, home), screen), Gate: gate, Events: eventsFile(home.Dir()), Settings: screen.settings(), Shutdown: shutdown,
+	}
+	services, err := c.services(home, controls, cutovers.command(), log)
 	if err != nil {
 		return err
 	}
@@ -116,14 +124,18 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	config := replica.RunConfig{
 		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness", Gate: gate,
 		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, TTLGrace: c.TTLGrace, Status: screen.status, Log: log,
+		Cutover: cutovers.config(&c.autoFlags, a, home.Dir()),
 	}
 	return beside(ctx, log, func() error { return replica.Run(ctx, config, a) }, services...)
 }
 
 // endOf says why a run ended that did what it should.
 func endOf(ctx context.Context, stopAt string) string {
-	if cause := context.Cause(ctx); cause != nil {
+	switch cause := context.Cause(ctx); {
+	case cause != nil:
 		return cause.Error()
+	case stopAt == "":
+		return "the migration is completed"
 	}
 	return "--stop-at " + stopAt + " is reached"
 }

@@ -1,0 +1,332 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"redferry/applier/verify"
+	"redferry/replica"
+	"redferry/replica/admin"
+)
+
+// cutoverFile is where is noted what a cutover has changed at the source.
+func cutoverFile(dir string) string { return filepath.Join(dir, "cutover") }
+
+// cutoverChoice is how a cutover is to be made: run has it for one that nobody asks for, and cutover for one that is.
+type cutoverChoice struct {
+	SourceWrites string `enum:"pause,stopped" default:"pause" help:"How the source's writes are stopped: by a pause, or, where that does not stop them, by you, before: on a source that is a replica, or older than Redis 6.2 (${enum})."`
+	SourceAfter  string `enum:"refuse,paused,open" default:"refuse" help:"What becomes of the source: it refuses writes, it has them wait for the rest of the pause, or it goes on as before (${enum})."`
+}
+
+// autoFlags are a run's, for the cutover.
+type autoFlags struct {
+	Auto           bool          `help:"Cut over as soon as the target is in sync, without being asked."`
+	CutoverTimeout time.Duration `default:"30s" help:"With --auto: for how long the source's writes may be stopped before that is given up."`
+	CutoverVerify  verify.Mode   `enum:"none,count,sample,full" default:"count" help:"With --auto: what to compare while the source's writes are stopped (${enum})."`
+	OnCutover      string        `placeholder:"COMMAND" help:"A shell command to run once the target is the one to write to, and before writes that wait at the source are let go, with REDFERRY_NAME, REDFERRY_OFFSET, REDFERRY_REPLID and REDFERRY_STOPPED_MS in its environment."`
+	cutoverChoice
+}
+
+// cutoverOrder is what CUTOVER takes, as JSON.
+type cutoverOrder struct {
+	Timeout      time.Duration `json:"timeout"`
+	Force        bool          `json:"force"`
+	SourceWrites string        `json:"source_writes"`
+	SourceAfter  string        `json:"source_after"`
+	Verify       verify.Mode   `json:"verify"`
+}
+
+// cutoverResult is what CUTOVER answers, as JSON; people script against it.
+type cutoverResult struct {
+	ReplID         string  `json:"replid"`
+	Offset         int64   `json:"offset"`
+	StoppedSeconds float64 `json:"stopped_seconds"` // for how long writes were; 0 when they were stopped before
+	Source         string  `json:"source"`
+	Resumed        bool    `json:"resumed"`
+}
+
+// cutovers is a run's side of them.
+type cutovers struct {
+	ends   verify.Config // which servers
+	hook   string
+	name   string
+	orders *replica.Orders
+	log    zerolog.Logger
+
+	mu     sync.Mutex
+	cancel context.CancelCauseFunc // takes the one under way back; nil while there is none
+}
+
+// config is what the run needs.
+func (c *cutovers) config(f *autoFlags, closer replica.Closer, dir string) *replica.CutoverConfig {
+	conf := &replica.CutoverConfig{Closer: closer, Orders: c.orders, File: cutoverFile(dir), Completed: c.completed}
+	if f.Auto {
+		auto := c.cutover(cutoverOrder{Timeout: f.CutoverTimeout, SourceWrites: f.SourceWrites, SourceAfter: f.SourceAfter, Verify: f.CutoverVerify})
+		conf.Auto = &auto
+	}
+	return conf
+}
+
+func (c *cutovers) cutover(o cutoverOrder) replica.Cutover {
+	r := replica.Cutover{
+		Timeout: o.Timeout, Force: o.Force, WritesStopped: o.SourceWrites == "stopped", After: replica.SourceAfter(o.SourceAfter),
+		CompareAll: func(ctx context.Context) error { return c.compare(ctx, verify.Full) },
+	}
+	if o.Verify != "" && o.Verify != "none" {
+		r.Compare = func(ctx context.Context) error { return c.compare(ctx, o.Verify) }
+	}
+	return r
+}
+
+// compare is an error where the two ends differ.
+func (c *cutovers) compare(ctx context.Context, mode verify.Mode) error {
+	conf := c.ends
+	conf.Mode = mode
+	report, err := verify.Run(ctx, conf)
+	if err != nil {
+		return fmt.Errorf("compare the two ends: %w", err)
+	}
+	if report.Equal() {
+		return nil
+	}
+	first := ""
+	if len(report.First) > 0 {
+		first = fmt.Sprintf("; the first: %s", report.First[0])
+	}
+	return &replica.Stop{
+		Kind: replica.Refused, Reason: fmt.Sprintf("the target differs from the source: %s%s", kindsText(&report), first), Hint: "redferry verify shows more",
+	}
+}
+
+// hookMost is how long --on-cutover may take: writes that wait at the source wait for it, too.
+const hookMost = time.Minute
+
+// completed tells of the end, and runs the operator's command.
+func (c *cutovers) completed(_ context.Context, r replica.CutoverReport) error {
+	c.log.Info().Str("replid", r.At.ReplID).Int64("offset", r.At.Offset).Float64("stopped_seconds", r.WritesStopped().Seconds()).Bool("resumed", r.Resumed).
+		Msg("cut over: the target has all that the source has acknowledged, and is the one to write to; the source " + r.Source)
+	if c.hook == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), hookMost)
+	defer cancel()
+	said, err := shell(ctx, c.hook,
+		"NAME="+c.name, "OFFSET="+strconv.FormatInt(r.At.Offset, 10), "REPLID="+r.At.ReplID, "STOPPED_MS="+strconv.FormatInt(r.WritesStopped().Milliseconds(), 10))
+	if err != nil {
+		return fmt.Errorf("--on-cutover: %w: it said %q", err, said)
+	}
+	return nil
+}
+
+// command is the admin socket's.
+func (c *cutovers) command() admin.Command {
+	return admin.Command{
+		Name: "CUTOVER", Args: "[CANCEL | order as JSON]", Arity: -1, Run: c.run,
+		Help: "End the migration: stop the source's writes, wait until the target has all, and make it the one to write to. `redferry cutover` gives it.",
+	}
+}
+
+func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
+	if len(args) == 1 && strings.EqualFold(args[0], "cancel") {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.cancel == nil {
+			return nil, errors.New("ERR no cutover is under way")
+		}
+		c.cancel(errors.New("CUTOVER CANCEL"))
+		return admin.OK, nil
+	}
+	o := cutoverOrder{Timeout: replica.DefaultCutoverTimeout, Verify: verify.Count}
+	if len(args) > 0 {
+		d := json.NewDecoder(strings.NewReader(strings.Join(args, " ")))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&o); err != nil {
+			return nil, fmt.Errorf("ERR the order: %w", err)
+		}
+	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c.mu.Lock()
+	if c.cancel != nil {
+		c.mu.Unlock()
+		return nil, errors.New("ERR a cutover is under way already")
+	}
+	c.cancel = cancel
+	c.mu.Unlock()
+	report, err := c.orders.Cutover(ctx, c.cutover(o))
+	c.mu.Lock()
+	c.cancel = nil
+	c.mu.Unlock()
+	if err != nil {
+		return nil, told(err)
+	}
+	text, err := json.Marshal(cutoverResult{report.At.ReplID, report.At.Offset, report.WritesStopped().Seconds(), report.Source, report.Resumed})
+	return string(text), err
+}
+
+func (o *cutoverOrder) check() error {
+	one := func(name, value string, of ...string) error {
+		for _, may := range append(of, "") {
+			if value == may {
+				return nil
+			}
+		}
+		return fmt.Errorf("ERR %s is one of %s", name, strings.Join(of, ", "))
+	}
+	if o.Timeout <= 0 {
+		return errors.New("ERR the timeout is not above 0")
+	}
+	return errors.Join(one("source_writes", o.SourceWrites, "pause", "stopped"), one("source_after", o.SourceAfter, "refuse", "paused", "open"),
+		one("verify", string(o.Verify), "none", "count", "sample", "full"))
+}
+
+// The first words of CUTOVER's errors, by the exit code that they mean.
+var toldAs = map[int]string{exitFailed: "NOTYET", exitUsage: "CONFIG", exitDecide: "DECIDE", exitRefused: "DIFFERS"}
+
+const toldHint = " -- try: "
+
+// told puts an error and its way out into one line; heard takes it out.
+func told(err error) error {
+	code, hint := verdict(err)
+	text := toldAs[code] + " " + err.Error()
+	if hint != "" {
+		text += toldHint + hint
+	}
+	return errors.New(redact(text))
+}
+
+func heard(err error) error {
+	word, rest, _ := strings.Cut(err.Error(), " ")
+	for code, as := range toldAs {
+		if word == as {
+			reason, hint, _ := strings.Cut(rest, toldHint)
+			return &replica.Stop{Kind: replica.Kind(code), Reason: "no cutover, and replication goes on: " + reason, Hint: hint}
+		}
+	}
+	return err
+}
+
+type cutoverCmd struct {
+	homeFlags
+	Timeout time.Duration `default:"30s" help:"For how long the source's writes may be stopped before it is given up: then the source goes on, and so does replication. Settling, which comes before, takes the time that it takes."`
+	Force   bool          `help:"Cut over although something speaks against the target's being equal."`
+	Verify  verify.Mode   `enum:"none,count,sample,full" default:"count" help:"What to compare while the source's writes are stopped; sample and full take their time (${enum})."`
+	Undo    bool          `help:"Let a source take writes again that a cutover has made refuse them. Wants --source."`
+	JSON    bool          `name:"json" help:"Print the report as one JSON object."`
+	cutoverChoice
+	Source    string   `placeholder:"URL" help:"With --undo: the source, as for run."`
+	SourceTLS tlsFlags `embed:"" prefix:"source-tls-" group:"TLS to the source:"`
+}
+
+// Run cuts a run over, or undoes it.
+func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
+	if c.Undo {
+		return c.undo(ctx, s)
+	}
+	order, err := json.Marshal(cutoverOrder{c.Timeout, c.Force, c.SourceWrites, c.SourceAfter, c.Verify})
+	if err != nil {
+		return err
+	}
+	client, err := c.dialRun(ctx)
+	if err != nil {
+		return c.notRunning(err)
+	}
+	defer client.Close()
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var watcher sync.WaitGroup
+	watcher.Go(func() { c.watch(watching, s) })
+	took := context.AfterFunc(ctx, func() { // what is not stopped yet is taken back; the answer comes all the same
+		_, _ = c.command(watching, "CUTOVER", "CANCEL")
+	})
+	text, err := client.Do(watching, "CUTOVER", string(order))
+	took()
+	stop()
+	watcher.Wait()
+	if err != nil {
+		return heard(err)
+	}
+	var r cutoverResult
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return fmt.Errorf("read the run's answer: %w", err)
+	}
+	if c.JSON {
+		_, err = fmt.Fprintln(s.out, text)
+		return err
+	}
+	p := &table{w: s.out}
+	p.row("cut over", "%s: the target is the one to write to", c.Name)
+	if r.StoppedSeconds > 0 {
+		p.row("stopped", "writes to the source, for %s until the target was ready for them", time.Duration(r.StoppedSeconds*float64(time.Second)).Round(time.Millisecond))
+	}
+	p.row("offset", "%d of %s: all that the source has acknowledged", r.Offset, r.ReplID)
+	p.row("source", "%s", r.Source)
+	return p.err
+}
+
+// watch prints what the run does meanwhile.
+func (c *cutoverCmd) watch(ctx context.Context, s *streams) {
+	client, err := c.dialRun(ctx)
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	last := ""
+	for {
+		if r, err := client.Status(ctx); err == nil {
+			now := string(r.State)
+			if r.Settle.Total > 0 && r.State == replica.Settling {
+				now = fmt.Sprintf("%s: %d%% of the keys looked at", now, 100*r.Settle.Seen/r.Settle.Total)
+			} else {
+				now += ": " + r.Why
+			}
+			if now != last {
+				fmt.Fprintln(s.err, now)
+				last = now
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (c *cutoverCmd) undo(ctx context.Context, s *streams) error {
+	if c.Source == "" {
+		return &replica.Stop{Kind: replica.Config, Reason: "--undo wants --source", Hint: "redferry cutover --undo --source URL"}
+	}
+	source, err := endpoint("source", c.Source, c.SourceTLS)
+	if err != nil {
+		return err
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	root, err := c.root()
+	if err != nil {
+		return err
+	}
+	done, err := replica.UndoCutover(ctx, source, cutoverFile(filepath.Join(root, c.Name)))
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("%s refuses no writes because of migration %q\n", source, c.Name)
+	if done {
+		text = fmt.Sprintf("%s takes writes again; what is written there from now on does not come into the target of a migration that is completed\n", source)
+	}
+	_, err = fmt.Fprint(s.out, text)
+	return err
+}
