@@ -1,0 +1,63 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"redferry/internal/redistest"
+)
+
+// An operator ends a migration, and opens the source again.
+func TestCutover(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t, redistest.Password("s3cr3tw0rd"))
+	p := newProgram(t)
+	p.run(t, "cutover").expect(t, exitUsage, `migration "default" does not run on this machine`)
+	p.run(t, "cutover", "--undo").expect(t, exitUsage, "--undo wants --source")
+	p.run(t, with(ends(source, target), "--auto", "--stop-at", "caught-up")...).expect(t, exitUsage, "exclude each other")
+	p.run(t, "cutover", "--undo", "--source", source.URL()).expect(t, exitDone, "refuses no writes because of migration")
+
+	facts := filepath.Join(t.TempDir(), "facts")
+	run := p.start(t, with(ends(source, target), "--on-cutover", "env > "+facts)...)
+	run.until(t, "in_sync")
+	target.Do(t, "SET", "foreign", "x")
+	p.run(t, "cutover").expect(t, exitRefused, "no cutover, and replication goes on", "count of database 0: source 33 keys, target 34 keys")
+	source.Do(t, "SET", "still", "open")
+	target.Do(t, "DEL", "foreign")
+
+	r := p.run(t, "cutover", "--json")
+	r.expect(t, exitDone)
+	var report cutoverResult
+	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || report.Offset <= 0 || len(report.ReplID) != 40 || report.StoppedSeconds <= 0 || !strings.Contains(report.Source, "refuses") {
+		t.Errorf("%v: %+v", err, report)
+	}
+	run.wait(t).expect(t, exitDone, "cut over: the target is the one to write to")
+	text, err := os.ReadFile(facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"REDFERRY_NAME=default", "REDFERRY_REPLID=" + report.ReplID, "REDFERRY_OFFSET=", "REDFERRY_STOPPED_MS="} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the hook does not know %s:\n%s", want, text)
+		}
+	}
+	if strings.Contains(string(text), "s3cr3tw0rd") {
+		t.Error("the hook has a password in its environment")
+	}
+	redistest.AssertEqual(t, source, target, redistest.CompareOptions{Settled: true})
+	p.run(t, with(ends(source, target))...).expect(t, exitDone, "this migration is completed")
+	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "completed: a cutover has ended this migration")
+	if err := source.TryDo("SET", "x", "y"); err == nil || !strings.Contains(err.Error(), "NOREPLICAS") {
+		t.Errorf("the source says %v", err)
+	}
+	p.run(t, "cutover", "--undo", "--source", target.URL()).expect(t, exitDecide, "is another server", "CONFIG SET")
+	p.run(t, "cutover", "--undo", "--source", source.URL()).expect(t, exitDone, "takes writes again")
+	source.Do(t, "SET", "x", "y")
+	p.run(t, "reset", "--target", target.URL()).expect(t, exitDone)
+	if keys := target.DoStrings(t, "KEYS", "redferry:*"); len(keys) != 0 {
+		t.Errorf("the target has %q", keys)
+	}
+}
