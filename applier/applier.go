@@ -192,22 +192,9 @@ func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.R
 func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src replica.SourceInfo) (replica.Resume, error) {
 	if !ok {
 		a.rec = checkpoint.Record{Name: a.Name, Epoch: a.owner.epoch, Source: src.Addr, ImportWas: a.rec.ImportWas}
-		if known := a.Home.Known(); known != "" {
-			return a.allow(a.OnFullResync, &replica.Stop{
-				Kind:   replica.Decide,
-				Reason: fmt.Sprintf("the checkpoint of migration %q is gone from the target %s, but %s knows that it was there (%s)", a.Name, a.Target, a.Home.Dir(), known),
-				Hint:   "was the target flushed, replaced or restarted without its data? --on-full-resync=flush or merge loads it again; `redferry reset` forgets the migration",
-			}), nil
-		}
-		return a.firstStart(ctx)
+		return a.judgeNone(ctx)
 	}
-	if rec.Name != a.Name {
-		return replica.Resume{}, &replica.Stop{Kind: replica.Decide, Reason: fmt.Sprintf("the checkpoint %s says that it belongs to %q", checkpoint.Key(a.Name), rec.Name)}
-	}
-	if rec.Phase == checkpoint.PhaseCompleted {
-		return replica.Resume{}, replica.ErrCompleted
-	}
-	if err := a.admitExpiry(&rec); err != nil {
+	if err := a.recognise(&rec); err != nil {
 		return replica.Resume{}, err
 	}
 	if err := a.Home.Know(src.Addr, a.Target.String()); err != nil {
@@ -231,6 +218,29 @@ func (a *Applier) judge(ctx context.Context, rec checkpoint.Record, ok bool, src
 	})
 	resume.From = rec.Position()
 	return resume, nil
+}
+
+// judgeNone decides about a target without a checkpoint: it is another thing whether there never was one.
+func (a *Applier) judgeNone(ctx context.Context) (replica.Resume, error) {
+	if known := a.Home.Known(); known != "" {
+		return a.allow(a.OnFullResync, &replica.Stop{
+			Kind:   replica.Decide,
+			Reason: fmt.Sprintf("the checkpoint of migration %q is gone from the target %s, but %s knows that it was there (%s)", a.Name, a.Target, a.Home.Dir(), known),
+			Hint:   "was the target flushed, replaced or restarted without its data? --on-full-resync=flush or merge loads it again; `redferry reset` forgets the migration",
+		}), nil
+	}
+	return a.firstStart(ctx)
+}
+
+// recognise refuses a checkpoint that is not one to go on with in this run's way.
+func (a *Applier) recognise(rec *checkpoint.Record) error {
+	if rec.Name != a.Name {
+		return &replica.Stop{Kind: replica.Decide, Reason: fmt.Sprintf("the checkpoint %s says that it belongs to %q", checkpoint.Key(a.Name), rec.Name)}
+	}
+	if rec.Phase == checkpoint.PhaseCompleted {
+		return replica.ErrCompleted
+	}
+	return a.admitExpiry(rec)
 }
 
 // judgePart decides about a target that holds a snapshot in part: how its rest could be loaded, and what may be done when there is no rest.

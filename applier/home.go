@@ -60,6 +60,15 @@ func OpenHome(root, name string) (*Home, error) {
 	return h, nil
 }
 
+// PeekHome is the directory <root>/<name> for reading alone: it is neither made nor locked, and may not exist. It need not be closed.
+func PeekHome(root, name string) (*Home, error) {
+	dir, err := filepath.Abs(filepath.Join(root, name))
+	if err != nil {
+		return nil, fmt.Errorf("find the state directory: %w", err)
+	}
+	return &Home{dir: dir}, nil
+}
+
 // identify says who this process is: for people, and, as the place, for another process that wants to know whether this one can still live.
 // Whoever holds the lock of a place knows that the one who held it before is dead.
 func (h *Home) identify(lockPath string) error {

@@ -143,9 +143,18 @@ func (t *target) readConfig(ctx context.Context, c rueidis.Client) {
 	t.importMode = get("import-mode")
 }
 
-// refuse names a target that cannot be written to at all. A replica is one only at the first start, and where it
-// stands alone in the URL: else there is a failover to wait out.
+// refuse names a target that cannot be written to at all.
 func (t *target) refuse(src replica.SourceInfo, e replica.Endpoint, first bool) error {
+	for _, err := range []error{t.loops(src, e), t.unsupported(e), t.readOnly(e, first)} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loops names a target that is the source, or its replica, or its primary.
+func (t *target) loops(src replica.SourceInfo, e replica.Endpoint) error {
 	switch {
 	case t.runID != "" && t.runID == src.RunID:
 		return &replica.Stop{
@@ -157,20 +166,36 @@ func (t *target) refuse(src replica.SourceInfo, e replica.Endpoint, first bool) 
 			Kind: replica.Decide, Reason: fmt.Sprintf("source %s and target %s share replication ID %s: one replicates the other", src.Addr, e, t.replID),
 			Hint: "give another target, or detach it first with REPLICAOF NO ONE",
 		}
-	case t.cluster:
+	case src.Primary != "" && src.Primary == e.Addr: // whose link is not up (yet), or they would share it
 		return &replica.Stop{
-			Kind: replica.Config, Reason: fmt.Sprintf("the target %s is in cluster mode, which is not supported yet", e),
-			Hint: "docs/limitations.md says what is planned",
+			Kind: replica.Decide, Reason: fmt.Sprintf("the source %s is a replica of the target %s", src.Addr, e),
+			Hint: "check --source and --target, or detach the source first with REPLICAOF NO ONE",
 		}
-	case t.role != "master" && first && len(e.Hosts) == 0:
-		return &replica.Stop{
-			Kind: replica.Decide, Reason: fmt.Sprintf("the target %s is a replica of %s and takes no writes", e, t.primary),
-			Hint: "give the primary's address, or promote it with REPLICAOF NO ONE",
-		}
-	case t.role != "master":
-		return fmt.Errorf("the target %s is a replica of %s and takes no writes", e, t.primary)
 	}
 	return nil
+}
+
+// unsupported names a target of a kind that redferry cannot write to.
+func (t *target) unsupported(e replica.Endpoint) error {
+	if !t.cluster {
+		return nil
+	}
+	return &replica.Stop{
+		Kind: replica.Config, Reason: fmt.Sprintf("the target %s is in cluster mode, which is not supported yet", e),
+		Hint: "docs/limitations.md says what is planned",
+	}
+}
+
+// readOnly names a target that is a replica. That ends a run at its first start only, and where the target stands alone in the URL: else there is a failover to wait out.
+func (t *target) readOnly(e replica.Endpoint, first bool) error {
+	if t.role == "master" {
+		return nil
+	}
+	why := fmt.Sprintf("the target %s is a replica of %s and takes no writes", e, t.primary)
+	if !first || len(e.Hosts) > 0 {
+		return errors.New(why)
+	}
+	return &replica.Stop{Kind: replica.Decide, Reason: why, Hint: "give the primary's address, or promote it with REPLICAOF NO ONE"}
 }
 
 // newSnapshot is what to do when the snapshot that is here has what the source has no more.

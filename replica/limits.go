@@ -244,39 +244,40 @@ func about(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// riskLevel is how likely it is that the source cuts the link during its RDB.
-type riskLevel int
+// RiskLevel is how likely it is that the source cuts the link during its RDB.
+type RiskLevel int
 
+// The levels, from the best to be heard to the worst but for the first.
 const (
-	riskUnknown riskLevel = iota
-	riskFine
-	riskLikely
-	riskCertain
+	RiskUnknown RiskLevel = iota
+	RiskFine
+	RiskLikely
+	RiskCertain
 )
 
-// risk is the judgement before a full resync.
-type risk struct {
-	level riskLevel
-	text  string // a sentence with the numbers, without its full stop
-	hint  string // the ways out; empty where none is needed
+// Risk is the judgement before a full resync.
+type Risk struct {
+	Level RiskLevel
+	Text  string // a sentence with the numbers, without its full stop
+	Hint  string // the ways out; empty where none is needed
 }
 
 // risk compares how long the source will send with how long its limit lasts. What is expected is known to a factor of two at best: below half
 // of the limit is fine, above twice is certain.
-func (f bufferFacts) risk() risk {
+func (f bufferFacts) risk() Risk {
 	switch {
 	case !f.known:
-		return risk{
-			text: "whether the source can hold what is written while it sends its RDB is unknown: it does not permit CONFIG GET",
-			hint: "ACL SETUSER <user> +config|get on the source",
+		return Risk{
+			Text: "whether the source can hold what is written while it sends its RDB is unknown: it does not permit CONFIG GET",
+			Hint: "ACL SETUSER <user> +config|get on the source",
 		}
 	case f.limit.unlimited() && (f.rate < 0 || f.took == 0):
-		return risk{level: riskFine, text: "the source holds what is written while it sends its RDB: it has no client-output-buffer-limit for replicas"}
+		return Risk{Level: RiskFine, Text: "the source holds what is written while it sends its RDB: it has no client-output-buffer-limit for replicas"}
 	case f.rate < 0 || f.took == 0:
-		return risk{
-			text: fmt.Sprintf("whether the source can hold what is written while it sends its RDB is unknown: its limit is %s, "+
+		return Risk{
+			Text: fmt.Sprintf("whether the source can hold what is written while it sends its RDB is unknown: its limit is %s, "+
 				"and its INFO does not tell how much is written", f.limit.words()),
-			hint: "ACL SETUSER <user> +info on the source",
+			Hint: "ACL SETUSER <user> +info on the source",
 		}
 	}
 	load := fmt.Sprintf("%s/s of writes%s for about %s (%s) are %s; its client-output-buffer-limit for replicas is %s",
@@ -285,11 +286,11 @@ func (f bufferFacts) risk() risk {
 	reached := load + ", which is reached after " + about(seconds(lasts))
 	switch ratio := f.took.Seconds() / lasts; {
 	case ratio < 0.5:
-		return risk{level: riskFine, text: "the source holds what is written while it sends its RDB: " + load}
+		return Risk{Level: RiskFine, Text: "the source holds what is written while it sends its RDB: " + load}
 	case ratio < 2 || f.atMost:
-		return risk{level: riskLikely, text: "the source will probably cut the link before its RDB is through: " + reached, hint: f.waysOut()}
+		return Risk{Level: RiskLikely, Text: "the source will probably cut the link before its RDB is through: " + reached, Hint: f.waysOut()}
 	default:
-		return risk{level: riskCertain, text: "the source will cut the link before its RDB is through: " + reached, hint: f.waysOut()}
+		return Risk{Level: RiskCertain, Text: "the source will cut the link before its RDB is through: " + reached, Hint: f.waysOut()}
 	}
 }
 

@@ -213,8 +213,8 @@ func TestEffectiveLimit(t *testing.T) {
 				t.Errorf("whyCut = %+v, %v, want a cut: %v", c, err, test.cut)
 			}
 			m.facts.took = 1500 * time.Millisecond
-			if got := m.facts.risk(); (got.level == riskFine) == test.cut {
-				t.Errorf("the judgement before was %d: %s", got.level, got.text)
+			if got := m.facts.risk(); (got.Level == RiskFine) == test.cut {
+				t.Errorf("the judgement before was %d: %s", got.Level, got.Text)
 			}
 		})
 	}
@@ -353,8 +353,8 @@ func TestLimitsWithoutRights(t *testing.T) {
 			}
 			f, err := src.bufferFacts(t.Context(), infoOf(t, src), 1e6)
 			src.close()
-			if r := f.risk(); err != nil || !strings.Contains(r.hint+r.text, test.level) || (r.level == riskUnknown) != (test.level != "") {
-				t.Errorf("%s: bufferFacts = %v, %d %s", test.name, err, r.level, r.text)
+			if r := f.risk(); err != nil || !strings.Contains(r.Hint+r.Text, test.level) || (r.Level == RiskUnknown) != (test.level != "") {
+				t.Errorf("%s: bufferFacts = %v, %d %s", test.name, err, r.Level, r.Text)
 			}
 		}
 	})

@@ -53,7 +53,7 @@ func FuzzParseBufferLimit(f *testing.F) {
 			t.Errorf("%q becomes %q, which is read as %v, %v", text, l, again, err)
 		}
 		facts := bufferFacts{limit: l, known: true, rate: rate, took: time.Duration(took)}
-		if r := facts.risk(); r.text == "" || r.level > riskFine && r.hint == "" {
+		if r := facts.risk(); r.Text == "" || r.Level > RiskFine && r.Hint == "" {
 			t.Errorf("no words for %+v: %+v", facts, r)
 		}
 	})
@@ -65,30 +65,30 @@ func TestRisk(t *testing.T) {
 	tests := []struct {
 		name  string
 		facts bufferFacts
-		want  riskLevel
+		want  RiskLevel
 		words string // in the text or the hint
 	}{
-		{"hard, far off", bufferFacts{limit: bufferLimit{Hard: 256 * mib}, known: true, rate: mib, took: 127 * time.Second}, riskFine, "1.0 MiB/s of writes for about 2m7s"},
-		{"hard, close", bufferFacts{limit: bufferLimit{Hard: 256 * mib}, known: true, rate: mib, took: 129 * time.Second}, riskLikely, "reached after 4m16s"},
-		{"hard, just over", bufferFacts{limit: bufferLimit{Hard: 256 * mib}, known: true, rate: mib, took: 511 * time.Second}, riskLikely, "--raise-source-limits"},
-		{"hard, far over", bufferFacts{limit: bufferLimit{Hard: 256 * mib}, known: true, rate: mib, took: 512 * time.Second}, riskCertain, `"replica 1024mb 1024mb 0"`},
-		{"soft comes first", bufferFacts{limit: usual, known: true, rate: 2 * mib, took: 184 * time.Second}, riskCertain, "reached after 1m32s"},
-		{"hard comes first", bufferFacts{limit: usual, known: true, rate: 10 * mib, took: 52 * time.Second}, riskCertain, "reached after 26s"},
-		{"soft, over before its seconds", bufferFacts{limit: usual, known: true, rate: 10 * mib, took: 12 * time.Second}, riskFine, "120 MiB"},
-		{"soft alone", bufferFacts{limit: bufferLimit{Soft: mib, SoftSeconds: 1}, known: true, rate: mib, took: 4 * time.Second}, riskCertain, "1.0 MiB for more than 1 s"},
-		{"an upper bound is not certain", bufferFacts{limit: usual, known: true, rate: 1000 * mib, took: time.Hour, atMost: true}, riskLikely, "at most"},
-		{"nothing is written", bufferFacts{limit: usual, known: true, rate: 0, took: time.Hour}, riskFine, "0 B/s"},
-		{"no limit", bufferFacts{known: true, rate: 10 * mib, took: time.Minute}, riskFine, "600 MiB"},
-		{"no limit, nothing else known", bufferFacts{known: true, rate: -1}, riskFine, "no client-output-buffer-limit"},
-		{"CONFIG refused", bufferFacts{rate: mib, took: time.Minute}, riskUnknown, "+config|get"},
-		{"rate unknown", bufferFacts{limit: usual, known: true, rate: -1, took: time.Minute}, riskUnknown, "+info"},
-		{"time unknown", bufferFacts{limit: usual, known: true, rate: mib}, riskUnknown, "256 MiB, or 64 MiB for more than 60 s"},
+		{"hard, far off", bufferFacts{limit: bufferLimit{Hard: 256 * mib}, known: true, rate: mib, took: 127 * time.Second}, RiskFine, "1.0 MiB/s of writes for about 2m7s"},
+		{"hard, close", bufferFacts{limit: bufferLimit{Hard: 256 * mib}, known: true, rate: mib, took: 129 * time.Second}, RiskLikely, "reached after 4m16s"},
+		{"hard, just over", bufferFacts{limit: bufferLimit{Hard: 256 * mib}, known: true, rate: mib, took: 511 * time.Second}, RiskLikely, "--raise-source-limits"},
+		{"hard, far over", bufferFacts{limit: bufferLimit{Hard: 256 * mib}, known: true, rate: mib, took: 512 * time.Second}, RiskCertain, `"replica 1024mb 1024mb 0"`},
+		{"soft comes first", bufferFacts{limit: usual, known: true, rate: 2 * mib, took: 184 * time.Second}, RiskCertain, "reached after 1m32s"},
+		{"hard comes first", bufferFacts{limit: usual, known: true, rate: 10 * mib, took: 52 * time.Second}, RiskCertain, "reached after 26s"},
+		{"soft, over before its seconds", bufferFacts{limit: usual, known: true, rate: 10 * mib, took: 12 * time.Second}, RiskFine, "120 MiB"},
+		{"soft alone", bufferFacts{limit: bufferLimit{Soft: mib, SoftSeconds: 1}, known: true, rate: mib, took: 4 * time.Second}, RiskCertain, "1.0 MiB for more than 1 s"},
+		{"an upper bound is not certain", bufferFacts{limit: usual, known: true, rate: 1000 * mib, took: time.Hour, atMost: true}, RiskLikely, "at most"},
+		{"nothing is written", bufferFacts{limit: usual, known: true, rate: 0, took: time.Hour}, RiskFine, "0 B/s"},
+		{"no limit", bufferFacts{known: true, rate: 10 * mib, took: time.Minute}, RiskFine, "600 MiB"},
+		{"no limit, nothing else known", bufferFacts{known: true, rate: -1}, RiskFine, "no client-output-buffer-limit"},
+		{"CONFIG refused", bufferFacts{rate: mib, took: time.Minute}, RiskUnknown, "+config|get"},
+		{"rate unknown", bufferFacts{limit: usual, known: true, rate: -1, took: time.Minute}, RiskUnknown, "+info"},
+		{"time unknown", bufferFacts{limit: usual, known: true, rate: mib}, RiskUnknown, "256 MiB, or 64 MiB for more than 60 s"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			got := test.facts.risk()
-			if got.level != test.want || !strings.Contains(got.text+got.hint, test.words) {
-				t.Errorf("risk = %d %q %q, want %d and %q", got.level, got.text, got.hint, test.want, test.words)
+			if got.Level != test.want || !strings.Contains(got.Text+got.Hint, test.words) {
+				t.Errorf("risk = %d %q %q, want %d and %q", got.Level, got.Text, got.Hint, test.want, test.words)
 			}
 		})
 	}

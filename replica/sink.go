@@ -96,6 +96,7 @@ type SourceInfo struct {
 	Server  string // "redis" or "valkey"
 	ReplID  string // master_replid
 	Role    string // "master" or "slave"
+	Primary string // host:port of its own primary, as it knows it; empty when it has none
 	// Skew is how far its clock is ahead of this machine's, as near as a round trip tells; HasSkew is false when it does not say its time.
 	Skew    time.Duration
 	HasSkew bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -136,6 +137,9 @@ func (s *source) describe(ctx context.Context, e Endpoint, info map[string]strin
 	}
 	if v := info["valkey_version"]; v != "" {
 		si.Server, si.Version = "valkey", v
+	}
+	if si.Role == roleReplica {
+		si.Primary = net.JoinHostPort(info["master_host"], info["master_port"])
 	}
 	si.Skew, si.HasSkew = ClockSkew(ctx, s.client)
 	if info["loading"] == "1" {

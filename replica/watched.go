@@ -40,11 +40,11 @@ func (w *watched) prepare(ctx context.Context, src *source) (err error) {
 		w.Log.Debug().Err(err).Msg("the risk of a full buffer at the source is not known")
 		return nil
 	}
-	switch risk := w.facts.risk(); risk.level {
-	case riskLikely, riskCertain:
-		w.Log.Warn().Str("hint", risk.hint).Msg(risk.text)
+	switch risk := w.facts.risk(); risk.Level {
+	case RiskLikely, RiskCertain:
+		w.Log.Warn().Str("hint", risk.Hint).Msg(risk.Text)
 	default:
-		w.Log.Debug().Msg(risk.text)
+		w.Log.Debug().Msg(risk.Text)
 	}
 	return nil
 }
