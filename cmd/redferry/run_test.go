@@ -221,7 +221,7 @@ func TestDocumentedRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := regexp.MustCompile(`(?m)^    ACL SETUSER (ferry-\S+) (.*)$`).FindAllSubmatch(doc, -1)
+	rules := regexp.MustCompile(`(?m)^    ACL SETUSER (ferry-\S+) (on .*)$`).FindAllSubmatch(doc, -1)
 	if len(rules) != 2 {
 		t.Fatalf("found %d lines of ACL SETUSER, want one of the source and one of the target", len(rules))
 	}

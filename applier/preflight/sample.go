@@ -1,0 +1,138 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	sampleKeys  = 256             // keys that are looked at, at most
+	sampleBatch = 32              // in one pipeline
+	sampleTime  = 2 * time.Second // after which no further one is begun
+	sampleDump  = 64 << 10        // a value of more bytes in memory is not dumped
+	largeValue  = 64 << 20        // bytes in memory; redferry holds a value whole, about twice
+)
+
+// sample is what was seen of some of the source's keys, drawn at random.
+type sample struct {
+	err     error          // why none was
+	keys    int            // looked at
+	largest int64          // bytes in memory
+	which   string         // the largest one's name
+	large   int            // how many are larger than largeValue
+	dumped  int            // keys whose types were read
+	types   map[byte]typed // by RDB type, which is a DUMP's first byte
+	values  int64          // bytes of the dumped ones
+}
+
+// typed are the sampled keys of one RDB type.
+type typed struct {
+	n       int
+	example string
+}
+
+// gatherSample looks at keys of all databases. It stops at the first refusal: what was seen until then counts.
+func gatherSample(ctx context.Context, c rueidis.Client, info map[string]string) sample {
+	s := sample{types: map[byte]typed{}}
+	there := keysByDatabase(info)
+	ctx, cancel := context.WithTimeout(ctx, 5*sampleTime) // a server that is this slow is not asked any more
+	defer cancel()
+	dedicated, release := c.Dedicate() // SELECT is state of its connection
+	defer release()
+	selected := 0
+	end := time.Now().Add(sampleTime)
+	dbs := slices.Sorted(maps.Keys(there))
+	for i, db := range dbs {
+		share := (sampleKeys - s.keys) / (len(dbs) - i)
+		if db != selected { // else without that right
+			if s.err = dedicated.Do(ctx, dedicated.B().Select().Index(int64(db)).Build()).Error(); s.err != nil {
+				return s
+			}
+			selected = db
+		}
+		for n := int(min(int64(share), there[db])); n > 0 && time.Now().Before(end); n -= sampleBatch {
+			if s.err = s.look(ctx, dedicated, db, min(n, sampleBatch)); s.err != nil {
+				dedicated.Close() // a connection in doubt; all others go on
+				return s
+			}
+		}
+	}
+	if selected != 0 {
+		dedicated.Close()
+	}
+	return s
+}
+
+// look draws n keys of the selected database. The same one may be drawn twice, and a key may be gone by the second question.
+func (s *sample) look(ctx context.Context, c rueidis.DedicatedClient, db, n int) error {
+	draw := make(rueidis.Commands, n)
+	for i := range draw {
+		draw[i] = c.B().Randomkey().Build()
+	}
+	var keys []string
+	for _, r := range c.DoMulti(ctx, draw...) {
+		key, err := r.ToString()
+		if rueidis.IsRedisNil(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		keys = append(keys, key)
+	}
+	weigh := make(rueidis.Commands, len(keys))
+	for i, key := range keys {
+		weigh[i] = c.B().MemoryUsage().Key(key).Build()
+	}
+	var dump rueidis.Commands
+	var small []string
+	for i, r := range c.DoMulti(ctx, weigh...) {
+		size, err := r.AsInt64()
+		if rueidis.IsRedisNil(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.keys++
+		if size > largeValue {
+			s.large++
+		}
+		if size > s.largest {
+			s.largest, s.which = size, keyName(keys[i], db)
+		}
+		if size <= sampleDump {
+			dump, small = append(dump, c.B().Dump().Key(keys[i]).Build()), append(small, keyName(keys[i], db))
+		}
+	}
+	for i, r := range c.DoMulti(ctx, dump...) {
+		value, err := r.ToString()
+		if rueidis.IsRedisNil(err) || err == nil && value == "" {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		t := s.types[value[0]]
+		if t.n++; t.n == 1 {
+			t.example = small[i]
+		}
+		s.types[value[0]] = t
+		s.dumped++
+		s.values += int64(len(value))
+	}
+	return nil
+}
+
+// keyName is a key for people.
+func keyName(key string, db int) string {
+	if db == 0 {
+		return fmt.Sprintf("%.60q", key)
+	}
+	return fmt.Sprintf("%.60q of database %d", key, db)
+}
