@@ -12,6 +12,7 @@ require (
 	github.com/hdt3213/rdb v1.3.2
 	github.com/prometheus/client_golang v1.23.2
 	github.com/redis/rueidis v1.0.79
+	github.com/rogpeppe/go-internal v1.16.0
 	github.com/rs/zerolog v1.35.1
 	github.com/tidwall/redcon v1.6.2
 	github.com/vbauerster/mpb/v8 v8.9.3

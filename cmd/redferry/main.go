@@ -42,6 +42,7 @@ type cli struct {
 	Config configFlag `placeholder:"FILE.yaml" help:"Read flags from this file, too: one key per flag, by its long name."`
 
 	Run     runCmd     `cmd:"" help:"Replicate from the source into the target: the snapshot, then the stream. The same command goes on after any crash."`
+	Check   checkCmd   `cmd:"" help:"Find out, changing nothing, what would stop a migration or harm the source, and how to mend it."`
 	Status  statusCmd  `cmd:"" help:"Show how a migration does: of one that runs here, from the run itself; of any other, from the checkpoint in its target."`
 	Pause   pauseCmd   `cmd:"" help:"Stop a run from writing to its target, while it goes on receiving into its spool."`
 	Resume  resumeCmd  `cmd:"" help:"Have a paused run go on."`

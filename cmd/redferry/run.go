@@ -19,22 +19,17 @@ type runCmd struct {
 	SourceTLS tlsFlags `embed:"" prefix:"source-tls-" group:"TLS to the source:"`
 	targetFlags
 	homeFlags
+	planFlags
 
 	StopAt            string            `placeholder:"caught-up|OFFSET" help:"Settle and end, with exit code 0, once the target has all that the source had when redferry was in sync for the first time, or all up to this replication offset."`
-	OnFullResync      string            `enum:"refuse,flush,merge" default:"refuse" help:"When a full resync is needed and the target holds data of this migration: stop with exit code 3, empty the target first, or load over what is there (${enum})."`
-	OnTargetNotEmpty  string            `enum:"refuse,flush,merge" default:"refuse" help:"When the target holds anything at the first start (${enum})."`
 	OnError           string            `enum:"stop,continue" default:"stop" help:"When the target refuses a write for good: stop with exit code 4, or keep it in rejected.resp and go on (${enum})."`
-	Expiry            string            `enum:"shift,import" default:"shift" help:"How to keep the target from expiring keys before the source does: write expiries far in the future and bring them back at the end, or Valkey's import mode, for a target of Valkey 8.1 or later that does not restart meanwhile (${enum})."`
 	TTLGrace          time.Duration     `name:"ttl-grace" default:"1s" help:"How much longer keys live in the target than in the source once it settles, so that a TTL that is renewed in time is renewed here in time, too."`
 	Takeover          bool              `help:"Replace a process that owns this migration and lives."`
-	Publish           bool              `default:"true" negatable:"" help:"Forward PUBLISH and SPUBLISH."`
 	Ack               string            `enum:"durable,liveness" default:"durable" help:"What to acknowledge to the source: what is in the target, or offset 0, for a source whose clients use WAIT or FAILOVER (${enum})."`
-	PsyncCommand      string            `placeholder:"NAME" help:"The source's name for PSYNC, if it was renamed."`
 	RenamedCommand    map[string]string `placeholder:"NEW=USUAL" help:"A command that the source has under another name, as NEW=USUAL; may be repeated."`
 	AnnouncePort      int               `default:"0" help:"The port to announce to the source. Nothing that speaks Redis may listen there."`
 	SnapshotPipelines int               `default:"3" help:"Connections that load the snapshot."`
 	TargetTimeout     time.Duration     `default:"1m" help:"How long one round trip to the target may take, however large."`
-	RaiseSourceLimits bool              `help:"Lift the source's client-output-buffer-limit for replicas while it sends a snapshot, and put it back."`
 	OnState           string            `placeholder:"COMMAND" help:"A shell command to run on every change of state, with REDFERRY_STATE, REDFERRY_WHY and REDFERRY_NAME in its environment."`
 	autoFlags
 	spoolFlags
