@@ -97,7 +97,7 @@ func printVerified(w io.Writer, r *verify.Report) error {
 		p.row("expired", "%s on one side only: its time is over, which is no difference", plural(r.Expired, "key"))
 	}
 	if r.Moving > 0 {
-		p.row("unjudged", "%s differed, but %s written to whenever they were looked at: compare again when there are fewer writes", plural(r.Moving, "key"), "were")
+		p.row("unjudged", "%s differed, but changed in the source whenever somebody looked: verify again when it is written to less", plural(r.Moving, "key"))
 		for _, d := range r.FirstMoving {
 			p.line("  %s", d)
 		}
