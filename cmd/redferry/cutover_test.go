@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"redferry/internal/redistest"
 )
@@ -28,6 +29,8 @@ func TestCutover(t *testing.T) {
 	source.Do(t, "SET", "still", "open")
 	target.Do(t, "DEL", "foreign")
 
+	clients := redistest.StartCounters(t, source, 4, 25, 5*time.Millisecond) // up to 20,000 writes a second
+	time.Sleep(time.Second)
 	r := p.run(t, "cutover", "--json")
 	r.expect(t, exitDone)
 	var report cutoverResult
@@ -35,6 +38,10 @@ func TestCutover(t *testing.T) {
 		t.Errorf("%v: %+v", err, report)
 	}
 	run.wait(t).expect(t, exitDone, "cut over: the target is the one to write to")
+	clients.End()
+	clients.Check(t, target)
+	clients.CheckRefused(t)
+	t.Logf("writes were stopped for %v", time.Duration(report.StoppedSeconds*float64(time.Second)))
 	text, err := os.ReadFile(facts)
 	if err != nil {
 		t.Fatal(err)
