@@ -3,7 +3,6 @@ package applier_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -221,8 +220,8 @@ func TestCutoverByItself(t *testing.T) {
 // A process that dies between the source's refusal and the tombstone leaves a cutover which the next one finishes without being asked, and which can be undone.
 func TestCutoverIsFinished(t *testing.T) {
 	b := redistest.Latest(t)
-	for _, undo := range []bool{false, true} {
-		t.Run(fmt.Sprint("undo ", undo), func(t *testing.T) {
+	for _, then := range []string{"finished", "undone", "opened by hand"} {
+		t.Run(then, func(t *testing.T) {
 			t.Parallel()
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
 			proxy := redistest.NewCommandProxy(t, dst.Addr())
@@ -258,7 +257,19 @@ func TestCutoverIsFinished(t *testing.T) {
 			if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseStream {
 				t.Fatalf("the checkpoint's phase is %q", rec.Phase)
 			}
-			if undo {
+			if then == "opened by hand" {
+				src.Do(t, "CONFIG", "SET", "min-replicas-to-write", "0")
+				m.target = dst.URL()
+				r = m.start(t)
+				eventually(t, "it says that nothing is finished", func() bool { return r.said("nothing is finished") == 1 })
+				src.Do(t, "SET", "x", "y")
+				eventually(t, "replication goes on", func() bool { return dst.DoString(t, "GET", "x") == "y" })
+				if _, err := os.Stat(filepath.Join(m.dir, "test", "cutover")); !os.IsNotExist(err) {
+					t.Errorf("the note is still there: %v", err)
+				}
+				return
+			}
+			if then == "undone" {
 				source, err := replica.ParseEndpoint(src.URL(), replica.TLSFiles{})
 				if err != nil {
 					t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 )
@@ -82,7 +83,7 @@ func NewOrders() *Orders { return &Orders{queue: make(chan *order)} }
 // order is one cutover on its way to the run that carries it out.
 type order struct {
 	Cutover
-	ctx    context.Context // of who asks: as long as nothing is stopped it may be taken back
+	ctx    context.Context // of who asks, and may take it back
 	answer chan answer     // has room for one
 }
 
@@ -91,8 +92,7 @@ type answer struct {
 	err    error
 }
 
-// Cutover asks for a cutover, and waits for its end. As long as the source's writes go on, ctx can take it back; from then on the cutover goes on, for as long as its
-// Timeout allows. After an error the run goes on as if nothing had been asked for.
+// Cutover asks for a cutover, and waits for its end. Until the source is made to refuse writes, ctx can take it back. After an error the run goes on as if nothing had been asked for.
 func (o *Orders) Cutover(ctx context.Context, c Cutover) (CutoverReport, error) {
 	it := &order{c, ctx, make(chan answer, 1)}
 	select {
@@ -100,7 +100,7 @@ func (o *Orders) Cutover(ctx context.Context, c Cutover) (CutoverReport, error) 
 	case <-ctx.Done():
 		return CutoverReport{}, fmt.Errorf("the run has not come to a cutover: it has to follow the source's stream first: %w", context.Cause(ctx))
 	}
-	a := <-it.answer // it comes soon when ctx ends, or within the Timeout where it is too late to take it back
+	a := <-it.answer // it comes soon when ctx ends
 	return a.report, a.err
 }
 
@@ -136,32 +136,66 @@ type closing struct {
 	compared bool // all keys, and they are equal
 }
 
-// nextOrder waits for a cutover to be asked for: by the note of an earlier process first.
+// nextOrder waits for a cutover to be asked for: by an operator, by the configuration, or by the note of a process that has died in one.
 func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 	if r.Cutover == nil {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	note, err := readCutoverNote(r.Cutover.File)
-	if err != nil {
-		return nil, err
+	begun, err := r.begun(ctx)
+	for ; err != nil; begun, err = r.begun(ctx) { // the source may be away, which is no matter of applying
+		if AsStop(err) != nil {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
 	}
-	if note != nil && !note.Done && note.Refuses {
-		r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: it is finished now; cutover --undo would have let the source go on")
-		return &closing{config: Cutover{Timeout: DefaultCutoverTimeout, Force: true, After: SourceRefuses}, resumed: true}, nil
-	}
-	auto := make(<-chan time.Time)
-	if r.Cutover.Auto != nil {
-		auto = time.After(time.Until(r.autoAfter))
+	var unasked <-chan time.Time
+	if begun || r.Cutover.Auto != nil {
+		unasked = time.After(time.Until(r.autoAfter))
 	}
 	select {
-	case <-auto:
-		return &closing{config: *r.Cutover.Auto}, nil
 	case o := <-r.Cutover.Orders.queue:
-		return &closing{order: o, config: o.Cutover}, nil
+		return &closing{order: o, config: o.Cutover, resumed: begun, compared: begun}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	case <-unasked:
 	}
+	if begun { // what spoke against it was asked then; the last replies may have been lost with that process
+		return &closing{config: Cutover{After: SourceRefuses}, resumed: true, compared: true}, nil
+	}
+	return &closing{config: *r.Cutover.Auto}, nil
+}
+
+// begun tells whether the source refuses writes because of a cutover that has not come to its end. A note that the source knows nothing of any more is dropped: somebody has opened it by hand, and
+// nothing may happen by surprise.
+func (r *run) begun(ctx context.Context) (bool, error) {
+	note, err := readCutoverNote(r.Cutover.File)
+	if err != nil || note == nil || note.Done || !note.Refuses {
+		return false, err
+	}
+	server, err := r.Source.Resolve(ctx)
+	if err != nil {
+		return false, err
+	}
+	w, err := dialWrites(ctx, server, r.Cutover.File)
+	if err != nil {
+		return false, err
+	}
+	defer w.close()
+	refuses, err := w.refuses(ctx, note)
+	if err != nil {
+		return false, err
+	}
+	if !refuses {
+		r.Log.Warn().Time("since", note.Since).Msg("a cutover was begun and did not come to its end, and the source takes writes again: nothing is finished")
+		return false, os.Remove(r.Cutover.File)
+	}
+	r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: it is finished now; cutover --undo would have let the source go on")
+	return true, nil
 }
 
 // cutOvers waits for a cutover and carries it out up to the point of no return: its error is errCutOver then. When that fails it is errNotCut, and applying begins anew, with expiries
@@ -204,7 +238,7 @@ func (c *closing) end(report CutoverReport, err error) {
 
 // cutOver goes from in sync to the point of no return, or back.
 func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
-	if c.order != nil { // until the source's writes are stopped it may be taken back
+	if c.order != nil {
 		var stop context.CancelCauseFunc
 		ctx, stop = context.WithCancelCause(ctx)
 		defer stop(nil)

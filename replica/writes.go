@@ -189,6 +189,11 @@ type cutoverNote struct {
 	Done        bool      `json:"done"` // the cutover has come to its end
 }
 
+// of tells whether the note is of this server: the same process, or one that was started again at its address.
+func (n *cutoverNote) of(w *sourceWrites) bool {
+	return n.RunID != "" && n.RunID == w.info["run_id"] || n.Addr == w.server.Addr
+}
+
 // note begins one.
 func (w *sourceWrites) note() *cutoverNote {
 	return &cutoverNote{Addr: w.server.Addr, RunID: w.info["run_id"], Since: time.Now().UTC()}
@@ -204,7 +209,7 @@ func (w *sourceWrites) refuse(ctx context.Context) error {
 	if err != nil {
 		return w.forbids(err)
 	}
-	if now[minReplicas] == manyReplicas && note != nil && note.Refuses { // an earlier process has come this far
+	if note != nil && note.Refuses && note.of(w) && now[minReplicas] == manyReplicas { // an earlier process has come this far
 		return nil
 	}
 	note = w.note()
@@ -220,6 +225,15 @@ func (w *sourceWrites) refuse(ctx context.Context) error {
 		return errors.Join(w.forbids(err), w.reopen())
 	}
 	return nil
+}
+
+// refuses tells whether the source is as a note says.
+func (w *sourceWrites) refuses(ctx context.Context, note *cutoverNote) (bool, error) {
+	if !note.of(w) {
+		return false, nil
+	}
+	now, err := w.config(ctx)
+	return err == nil && now[minReplicas] == manyReplicas, err
 }
 
 // reopen puts back what refuse has changed, and forgets it. It works though contexts have ended, for five seconds at most.
@@ -294,7 +308,7 @@ func UndoCutover(ctx context.Context, source Endpoint, path string) (done bool, 
 		return false, err
 	}
 	defer w.close()
-	if note.RunID != w.info["run_id"] && note.Addr != server.Addr {
+	if !note.of(w) {
 		return false, &Stop{
 			Kind: Decide, Reason: fmt.Sprintf("it is %s that refuses writes since %s, and %s is another server", note.Addr, note.Since.Format(time.RFC3339), server),
 			Hint: fmt.Sprintf("give that one as --source; or run CONFIG SET %s %s there, and remove %s", minReplicas, note.MinReplicas, path),
