@@ -112,25 +112,25 @@ func (c *conn) changes(ctx context.Context) (text string, err error) {
 	return text, nil
 }
 
-// settle looks at all that is suspected again, until it is known to be equal or different, or the rounds are over.
+// settle looks at all that is suspected again, until it is known to be equal or different, or the rounds or the patience are over.
 func (r *run) settle(ctx context.Context) error {
 	r.mu.Lock()
-	left := make([]place, 0, len(r.suspects))
+	left := make([]Difference, 0, len(r.suspects))
 	for p := range r.suspects {
-		left = append(left, p)
+		left = append(left, Difference{DB: p.db, Key: p.key})
 	}
 	r.mu.Unlock()
-	slices.SortFunc(left, func(a, b place) int { return cmp.Or(a.db-b.db, cmp.Compare(a.key, b.key)) })
-	var moving []Difference
+	slices.SortFunc(left, func(a, b Difference) int { return cmp.Or(a.DB-b.DB, cmp.Compare(a.Key, b.Key)) })
+	end := time.Now().Add(r.Patience) // of what is only about keys that are written to all the time
 	for round := 1; round <= r.Rounds && len(left) > 0; round++ {
-		moving = moving[:0]
 		size := together(round)
 		if round > 1 && r.scanner.source.cluster { // WATCH takes keys of one slot
 			size = 1
 		}
-		for len(left) > 0 {
+		var moving []Difference
+		for len(left) > 0 && (round == 1 || time.Now().Before(end)) {
 			n := 1
-			for n < min(size, len(left)) && left[n].db == left[0].db {
+			for n < min(size, len(left)) && left[n].DB == left[0].DB {
 				n++
 			}
 			unsure, err := r.window(ctx, left[:n], round > 1)
@@ -143,15 +143,13 @@ func (r *run) settle(ctx context.Context) error {
 			r.mu.Unlock()
 			r.tell()
 		}
-		for _, d := range moving {
-			left = append(left, place{d.DB, d.Key})
-		}
+		left = append(moving, left...)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.suspects)
 	r.round = 0
-	for _, d := range moving {
+	for _, d := range left {
 		if r.report.Moving++; len(r.report.FirstMoving) < r.First {
 			r.report.FirstMoving = append(r.report.FirstMoving, d)
 		}
@@ -173,11 +171,11 @@ func together(round int) int {
 }
 
 // window looks at keys of one database in a window. It gives those that differed in one in which the source, or one of the keys where they are watched, was written to.
-func (r *run) window(ctx context.Context, places []place, watch bool) (moving []Difference, err error) {
-	w, db := r.scanner, places[0].db
+func (r *run) window(ctx context.Context, places []Difference, watch bool) (moving []Difference, err error) {
+	w, db := r.scanner, places[0].DB
 	keys := make([]string, len(places))
 	for i, p := range places {
-		keys[i] = p.key
+		keys[i] = p.Key
 	}
 	if watch {
 		if _, err := w.source.do(ctx, db, w.source.dedicated.B().Watch().Key(keys...).Build()); err != nil {

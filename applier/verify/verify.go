@@ -39,7 +39,7 @@ type Config struct {
 	Rounds int
 	// Pause is how long a target of which nothing is known may take to get what the source has; 0 means 1 s.
 	Pause time.Duration
-	// Patience is how long a live migration may take to get past the source's offset; 0 means 30 s.
+	// Patience is how long a live migration may take to get past the source's offset, and how long keys are looked at again that are written to all the time; 0 means 30 s.
 	Patience time.Duration
 	// First is how many differences the report has in full; 0 means 20.
 	First int

@@ -178,7 +178,7 @@ func TestEqualAcrossServers(t *testing.T) {
 				dst := redistest.Start(t, to, redistest.Config(
 					"hash-max-ziplist-entries 2", "zset-max-ziplist-entries 2", "set-max-intset-entries 2", "list-max-ziplist-size 3", "list-compress-depth 1",
 					"stream-node-max-entries 7", "rdbcompression no"))
-				redistest.Fill(t, src, redistest.FillOptions{Keys: 1500, Seed: uint64(i), Databases: 4})
+				redistest.Fill(t, src, redistest.FillOptions{Keys: 600, Seed: uint64(i), Databases: 4})
 				stop := migrate(t, src, dst, false)
 				report := check(t, src, dst, verify.Config{Name: "test"})
 				wantEqual(t, report)
