@@ -72,7 +72,7 @@ func (c *verifyCmd) Run(ctx context.Context, s *streams) error {
 	}
 	return &replica.Stop{
 		Kind: replica.Refused, Reason: fmt.Sprintf("the target %s differs from the source %s: %s", target, source, kindsText(&report)),
-		Hint: "look at the first of them on both sides; where the target is wrong, `redferry run --on-full-resync=flush` after a `redferry reset` loads it anew",
+		Hint: "look at the first of them on both sides; to load the target anew: `redferry reset`, then `redferry run --on-target-not-empty=flush`",
 	}
 }
 
