@@ -63,13 +63,13 @@ func (w *worker) largeString(ctx context.Context, db int, key string) (*Differen
 		s, _ := source[0].ToString()
 		t, _ := target[0].ToString()
 		if s != t {
-			d := Difference{DB: db, Key: key, Kind: Value}
-			_, d.Source, d.Target = textDifference(s, t)
-			at := from
-			for i := 0; i < min(len(s), len(t)) && s[i] == t[i]; i++ {
+			at := 0
+			for at < min(len(s), len(t)) && s[at] == t[at] {
 				at++
 			}
-			d.What = "from byte " + strconv.FormatInt(at, 10) + " on"
+			have := func(piece string) string { return shorten(piece[at:min(len(piece), at+shownBytes)]) }
+			d := Difference{DB: db, Key: key, Kind: Value, Source: have(s), Target: have(t)}
+			d.What = "from byte " + strconv.FormatInt(from+int64(at), 10) + " on"
 			return &d, nil
 		}
 		if len(s) < pieceBytes {
