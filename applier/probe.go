@@ -70,9 +70,6 @@ func (p *Probe) Expiry() error { return p.a.admitImport() }
 // Eviction is the policy by which the target may drop keys by itself; empty when it drops none.
 func (p *Probe) Eviction() string { return p.a.target.eviction }
 
-// MaxValue is the length in bytes of the longest value that the target takes.
-func (p *Probe) MaxValue() int64 { return p.a.target.maxBulk }
-
 // Data judges what the target holds: this migration's checkpoint, somebody's keys, or nothing.
 func (p *Probe) Data(ctx context.Context) error {
 	rec, ok, err := ReadCheckpoint(ctx, p.a.client, p.a.Name)

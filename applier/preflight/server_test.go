@@ -397,7 +397,8 @@ func TestWrongPair(t *testing.T) {
 		src, dst := redistest.Start(t, b), redistest.Start(t, b)
 		sentinels := redistest.StartSentinels(t, src, 1)
 		c := between(t, src, dst)
-		expect(t, look(t, c), map[string]string{"sentinel": "warn redis+sentinel://"})
+		expect(t, look(t, c), map[string]string{"source-sentinel": "warn redis+sentinel://"})
+		expect(t, look(t, between(t, dst, src)), map[string]string{"target-sentinel": "warn redis+sentinel://"})
 		var err error
 		if c.Source, err = replica.ParseEndpoint(redistest.SentinelURL("", sentinels...), replica.TLSFiles{}); err != nil {
 			t.Fatal(err)

@@ -27,7 +27,7 @@ func sourceChecks() []check {
 		{"backlog-ttl", "how long the source keeps its backlog", ofSource, backlogTTL},
 		{"repl-timeout", "timeout of the link", ofSource, replTimeout},
 		{"min-replicas", "writes that need replicas", ofSource, minReplicas},
-		{"sentinel", "failover of the source", ofSource, sentinel},
+		{"source-sentinel", "failover of the source", ofSource, func(f *facts) verdict { return f.source.sentinel("source", len(f.Source.Hosts) > 0) }},
 	}
 }
 
@@ -198,17 +198,18 @@ func minReplicas(f *facts) verdict {
 	return good("min-replicas-to-write is 0")
 }
 
-func sentinel(f *facts) verdict {
+// sentinel judges one end, "source" or "target", whose URL names several hosts or one.
+func (e *end) sentinel(name string, several bool) verdict {
 	const why = "after a failover redferry would go on asking the old primary"
-	switch several := len(f.Source.Hosts) > 0; {
-	case several && f.source.watched == yes:
-		return good("sentinels watch the source, and --source names them or all servers; SENTINEL RESET removes redferry from their lists afterwards")
+	switch {
+	case several && e.watched == yes:
+		return good("sentinels watch the %s, and --%[1]s names them or all servers", name)
 	case several:
-		return good("--source names several hosts")
-	case f.source.watched == yes:
-		return verdict{Warn, "sentinels watch the source, and --source is one server", why, "--source redis+sentinel://host:26379,…/NAME"}
-	case f.source.watched == unknown:
-		return untold("the source does not permit PUBSUB NUMSUB, which shows sentinels", why, fmt.Sprintf("ACL SETUSER %s +pubsub|numsub on the source, for this check", f.source.rights.user))
+		return good("--%s names several hosts", name)
+	case e.watched == yes:
+		return verdict{Warn, fmt.Sprintf("sentinels watch the %s, and --%[1]s is one server", name), why, fmt.Sprintf("--%s redis+sentinel://host:26379,…/NAME", name)}
+	case e.watched == unknown:
+		return untold(fmt.Sprintf("the %s does not permit PUBSUB NUMSUB, which shows sentinels", name), why, fmt.Sprintf("ACL SETUSER %s +pubsub|numsub on the %s, for this check", e.rights.user, name))
 	}
-	return good("no sentinel watches the source")
+	return good("no sentinel watches the %s", name)
 }

@@ -20,6 +20,7 @@ func targetChecks() []check {
 		{"expiry", "expiry in the target", ofTarget, expiry},
 		{"target-memory", "memory of the target", ofBoth, targetMemory},
 		{"eviction", "eviction in the target", ofTarget, eviction},
+		{"target-sentinel", "failover of the target", ofTarget, func(f *facts) verdict { return f.target.sentinel("target", len(f.Target.Hosts) > 0) }},
 	}
 }
 

@@ -79,10 +79,10 @@ func (c *checkCmd) plan() (preflight.Config, error) {
 func printReport(w io.Writer, report preflight.Report) error {
 	var b strings.Builder
 	for _, f := range report.Findings {
-		fmt.Fprintf(&b, "%-6s %-15s %s\n", f.Level, f.ID, f.Found)
+		fmt.Fprintf(&b, "%-6s %-16s %s\n", f.Level, f.ID, f.Found)
 		for _, more := range []struct{ name, text string }{{"why", f.Why}, {"try", f.Fix}} {
 			if more.text != "" {
-				fmt.Fprintf(&b, "%23s%s: %s\n", "", more.name, strings.ReplaceAll(more.text, "\n", "\n"+strings.Repeat(" ", 28)))
+				fmt.Fprintf(&b, "%24s%s: %s\n", "", more.name, strings.ReplaceAll(more.text, "\n", "\n"+strings.Repeat(" ", 29)))
 			}
 		}
 	}
