@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"redferry/applier"
 	"redferry/internal/redistest"
 	"redferry/replica"
 	"redferry/replica/events"
@@ -298,12 +299,43 @@ func TestOnState(t *testing.T) {
 	}
 }
 
+// A journal says nothing secret, says why a run ended, and does without a file where there can be none.
+func TestJournal(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	home, err := applier.OpenHome(root, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	var log locked
+	j := newJournal(home, nil, zerolog.New(&log))
+	j.observe(replica.Waiting, "dial redis://u:s3cret@h: refused")
+	j.end(&replica.Stop{Kind: replica.Failed, Reason: "it broke at redis://u:s3cret@h"}, "")
+	list, err := events.Read(eventsFile(home.Dir()), 10)
+	if err != nil || len(list) != 2 || list[0].Why != "dial redis://***@h: refused" || list[1].State != "failed" || list[1].Why != "it broke at redis://***@h" {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	if log.String() != "" {
+		t.Errorf("the log says %s", log.String())
+	}
+	if err := os.RemoveAll(home.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	j = newJournal(home, nil, zerolog.New(&log))
+	j.observe(replica.InSync, "x")
+	j.end(nil, "SIGTERM received")
+	if !strings.Contains(log.String(), "changes of state are not kept") {
+		t.Errorf("without a folder the log says %q", log.String())
+	}
+}
+
 // A hook that hangs is ended with what it has started; of the changes meanwhile it hears of the last one.
 func TestHookThatHangs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	var log locked
-	h := newHook("echo $REDFERRY_STATE >> "+dir+"/heard; sleep 1000 & wait", "default", dir, zerolog.New(&log))
+	h := newHook("echo $REDFERRY_STATE >> "+dir+"/heard; (sleep 2; touch "+dir+"/left) & wait", "default", dir, zerolog.New(&log))
 	h.limit = 300 * time.Millisecond
 	began := time.Now()
 	for i := range 1000 {
@@ -319,6 +351,10 @@ func TestHookThatHangs(t *testing.T) {
 	}
 	if took := time.Since(began); told > 250*time.Millisecond || took > 5*time.Second {
 		t.Errorf("telling took %v, all %v", told, took)
+	}
+	time.Sleep(2 * time.Second)
+	if _, err := os.Stat(dir + "/left"); err == nil {
+		t.Error("what it has started goes on")
 	}
 	if strings.Count(log.String(), "deadline exceeded") != 2 {
 		t.Errorf("the log says %s", log.String())
