@@ -251,6 +251,30 @@ func TestSocketPathTooLong(t *testing.T) {
 	p.run(t, "events", "--dir", dir).expect(t, exitDone, "--stop-at caught-up is reached")
 }
 
+// A socket that nobody answers at is not taken for a run that is not there.
+func TestRunThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	_, target := pair(t)
+	p := newProgram(t)
+	if err := os.MkdirAll(p.migration(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", socketFile(p.migration()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			_, _ = c.Read(make([]byte, 100))
+			_ = c.Close()
+		}
+	}()
+	defer l.Close()
+	p.run(t, "status").expect(t, exitFailed, "the run's answer")
+	p.run(t, "pause").expect(t, exitFailed, "the run's answer")
+	p.run(t, "status", "--target", target.URL()).expect(t, exitDecide, "warning: ", "the run's answer", "has no checkpoint")
+}
+
 // status --watch goes on until Ctrl-C, or until the run is gone.
 func TestWatch(t *testing.T) {
 	t.Parallel()

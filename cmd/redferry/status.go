@@ -85,8 +85,12 @@ func (c *statusCmd) show(ctx context.Context, s *streams, w io.Writer) error {
 	case err == nil:
 		status.Running, status.Run = true, run
 	case errors.Is(err, admin.ErrNotRunning):
-	default:
-		s.warn("the run on this machine does not answer: %v", err)
+	case c.Target == "" || ctx.Err() != nil:
+		return err
+	default: // its target may tell all the same
+		if _, err := fmt.Fprintln(s.err, "redferry: warning:", redact(err.Error())); err != nil {
+			return err
+		}
 	}
 	if !status.Running && c.Target == "" {
 		return c.showEvents(w, status)
