@@ -109,6 +109,15 @@ func TestCutover(t *testing.T) {
 	}
 }
 
+// diverge has a DEL of the stream find nothing in the target.
+func diverge(t *testing.T, src, dst *redistest.Server) {
+	t.Helper()
+	src.Do(t, "SET", "victim", "x")
+	eventually(t, "it is there", func() bool { return dst.DoInt(t, "DEL", "victim") == 1 })
+	src.Do(t, "DEL", "victim")
+	eventually(t, "it is counted", func() bool { return dst.DoString(t, "HGET", checkpoint.Key("test"), "divergence") != "" })
+}
+
 // What speaks against a cutover leaves all as it was, and replication goes on.
 func TestNoCutover(t *testing.T) {
 	b := redistest.Latest(t)
@@ -126,12 +135,7 @@ func TestNoCutover(t *testing.T) {
 			text: "stopped for 300ms",
 		},
 		{
-			name: "divergence", kind: replica.Refused, text: "found nothing to change", spoil: func(t *testing.T, src, dst *redistest.Server) {
-				src.Do(t, "SET", "victim", "x")
-				eventually(t, "it is there", func() bool { return dst.DoInt(t, "DEL", "victim") == 1 })
-				src.Do(t, "DEL", "victim")
-				time.Sleep(300 * time.Millisecond)
-			},
+			name: "divergence", kind: replica.Refused, text: "found nothing to change", spoil: diverge,
 		},
 		{
 			name: "no CONFIG", kind: replica.Decide, text: "refuse writes",
@@ -179,7 +183,7 @@ func TestCutoverOfASourceThatCannotPause(t *testing.T) {
 	src, dst := redistest.Start(t, b), redistest.Start(t, b)
 	m, r := cutoverOf(t, src, dst)
 	_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{})
-	wantStop(t, err, replica.Decide, "6.2")
+	wantStop(t, err, replica.Decide, "6.2.7")
 	if _, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{WritesStopped: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +224,7 @@ func TestCutoverByItself(t *testing.T) {
 // A process that dies between the source's refusal and the tombstone leaves a cutover which the next one finishes without being asked, and which can be undone.
 func TestCutoverIsFinished(t *testing.T) {
 	b := redistest.Latest(t)
-	for _, then := range []string{"finished", "undone", "opened by hand"} {
+	for _, then := range []string{"finished", "finished by force", "undone", "opened by hand"} {
 		t.Run(then, func(t *testing.T) {
 			t.Parallel()
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
@@ -240,17 +244,22 @@ func TestCutoverIsFinished(t *testing.T) {
 			})
 			r = m.start(t)
 			r.until(t, replica.InSync, "")
+			if then == "finished by force" {
+				diverge(t, src, dst)
+			}
 			asked := make(chan error, 1)
 			ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
 			defer stop()
 			go func() {
-				_, err := m.cutover.Orders.Cutover(ctx, replica.Cutover{})
+				_, err := m.cutover.Orders.Cutover(ctx, replica.Cutover{Force: then == "finished by force"})
 				asked <- err
 			}()
 			eventually(t, "the source refuses writes", func() bool { return src.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1] != "0" })
 			time.Sleep(200 * time.Millisecond)
-			_ = r.end() // as near to a SIGKILL as one process comes: it has no way to the tombstone
-			<-asked
+			wantStop(t, r.end(), replica.Failed, "in the midst of a cutover")
+			if err := <-asked; !errors.Is(err, replica.ErrCutoverBegun) {
+				t.Errorf("who has asked hears %v", err)
+			}
 			if src.TryDo("SET", "x", "y") == nil {
 				t.Fatal("the source takes writes")
 			}
@@ -290,4 +299,34 @@ func TestCutoverIsFinished(t *testing.T) {
 			tombstone(t, dst)
 		})
 	}
+}
+
+// A replica that has lost its primary lacks what that acknowledges: the operator's word is not enough.
+func TestCutoverOfAReplica(t *testing.T) {
+	b := redistest.Latest(t)
+	primary, dst := redistest.Start(t, b), redistest.Start(t, b)
+	src := redistest.Start(t, b, redistest.Config("replicaof "+strings.Replace(primary.Addr(), ":", " ", 1)))
+	up := func() bool { return src.Info(t, "replication")["master_link_status"] == "up" }
+	eventually(t, "the replica follows", up)
+	primary.Do(t, "SET", "k", "v")
+	m := newMigration(t, src.URL(), dst.URL())
+	m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders()}
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+	_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{})
+	wantStop(t, err, replica.Decide, "is a replica, and its primary's writes")
+	primary.Freeze()
+	src.Do(t, "CLIENT", "KILL", "TYPE", "master")
+	eventually(t, "the link is down", func() bool { return !up() })
+	_, err = m.cutover.Orders.Cutover(t.Context(), replica.Cutover{WritesStopped: true})
+	wantStop(t, err, replica.Decide, "without a link to its primary")
+	primary.Thaw()
+	eventually(t, "the replica follows again", up)
+	if _, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{WritesStopped: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.wait(t); err != nil {
+		t.Error(err)
+	}
+	tombstone(t, dst)
 }

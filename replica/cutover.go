@@ -123,8 +123,14 @@ var (
 	errNotCut  = errors.New("no cutover")
 )
 
-// autoAgain is how long an automatic cutover that has failed is left alone.
-const autoAgain = 10 * time.Second
+// An automatic cutover that has failed is left alone for a while, longer each time: it stops the source's writes.
+const (
+	autoAgain  = 10 * time.Second
+	autoSeldom = 10 * time.Minute
+)
+
+// ErrCutoverBegun says of an error that the cutover has passed the point of no return, and is gone on with.
+var ErrCutoverBegun = errors.New("the source refuses writes, and the cutover is gone on with")
 
 // closing is a cutover under way, from the pause to the end of the run.
 type closing struct {
@@ -138,14 +144,18 @@ type closing struct {
 
 // nextOrder waits for a cutover to be asked for: by an operator, by the configuration, or by the note of a process that has died in one.
 func (r *run) nextOrder(ctx context.Context) (*closing, error) {
-	if r.Cutover == nil {
+	if r.Cutover == nil || r.StopAt != (StopAt{}) { // which settles, too, and ends the run
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
 	begun, err := r.begun(ctx)
-	for ; err != nil; begun, err = r.begun(ctx) { // the source may be away, which is no matter of applying
+	for said := false; err != nil; begun, err = r.begun(ctx) { // the source may be away, which is no matter of applying
 		if AsStop(err) != nil {
 			return nil, err
+		}
+		if !said {
+			said = true
+			r.Log.Warn().Err(err).Msg("a cutover was begun and did not come to its end, and the source cannot be asked whether it still refuses writes")
 		}
 		select {
 		case <-ctx.Done():
@@ -154,48 +164,53 @@ func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 		}
 	}
 	var unasked <-chan time.Time
-	if begun || r.Cutover.Auto != nil {
+	if begun != nil || r.Cutover.Auto != nil {
 		unasked = time.After(time.Until(r.autoAfter))
 	}
 	select {
 	case o := <-r.Cutover.Orders.queue:
-		return &closing{order: o, config: o.Cutover, resumed: begun, compared: begun}, nil
+		return &closing{order: o, config: o.Cutover, resumed: begun != nil, compared: begun != nil}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-unasked:
 	}
-	if begun { // what spoke against it was asked then; the last replies may have been lost with that process
-		return &closing{config: Cutover{After: SourceRefuses}, resumed: true, compared: true}, nil
+	if begun != nil { // what spoke against it was asked then; the last replies may have been lost with that process
+		return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force}, resumed: true, compared: true}, nil
 	}
 	return &closing{config: *r.Cutover.Auto}, nil
 }
 
-// begun tells whether the source refuses writes because of a cutover that has not come to its end. A note that the source knows nothing of any more is dropped: somebody has opened it by hand, and
-// nothing may happen by surprise.
-func (r *run) begun(ctx context.Context) (bool, error) {
+// begun is the note of a cutover that has not come to its end while the source refuses writes because of it; nil for none. Where the source has been opened by hand since the note is dropped: nothing may
+// happen by surprise.
+func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 	note, err := readCutoverNote(r.Cutover.File)
 	if err != nil || note == nil || note.Done || !note.Refuses {
-		return false, err
+		return nil, err
 	}
 	server, err := r.Source.Resolve(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	w, err := dialWrites(ctx, server, r.Cutover.File)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer w.close()
-	refuses, err := w.refuses(ctx, note)
+	if !note.of(w) {
+		r.Log.Error().Str("addr", note.Addr).Time("since", note.Since).Str("hint", note.byHand()).
+			Msg("a cutover has made that server refuse writes, and the source is another one now: it is not finished; the hint is what opens that one again")
+		return nil, note.setAside(r.Cutover.File)
+	}
+	refuses, err := w.refuses(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if !refuses {
 		r.Log.Warn().Time("since", note.Since).Msg("a cutover was begun and did not come to its end, and the source takes writes again: nothing is finished")
-		return false, os.Remove(r.Cutover.File)
+		return nil, os.Remove(r.Cutover.File)
 	}
 	r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: it is finished now; cutover --undo would have let the source go on")
-	return true, nil
+	return note, nil
 }
 
 // cutOvers waits for a cutover and carries it out up to the point of no return: its error is errCutOver then. When that fails it is errNotCut, and applying begins anew, with expiries
@@ -219,8 +234,16 @@ func (r *run) cutOvers(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	r.Log.Warn().Err(err).Msg("no cutover; replication goes on as before")
-	r.autoAfter = time.Now().Add(autoAgain)
+	text := "no cutover; replication goes on as before"
+	if c.resumed {
+		text = "the cutover that was begun cannot be finished yet, and the source goes on refusing writes; cutover --undo opens it"
+	}
+	e := r.Log.Warn()
+	if stop := AsStop(err); stop != nil {
+		e.Str("hint", stop.Hint)
+	}
+	e.Err(err).Msg(text)
+	r.autoAfter = time.Now().Add(r.autoPause.NextBackOff())
 	return errNotCut
 }
 
@@ -244,6 +267,9 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 		defer stop(nil)
 		defer context.AfterFunc(c.ctx, func() { stop(fmt.Errorf("it was taken back: %w", context.Cause(c.ctx))) })()
 	}
+	if r.Gate.Paused() {
+		return &Stop{Kind: Decide, Reason: "the migration is paused", Hint: "redferry resume"}
+	}
 	server, err := r.Source.Resolve(ctx)
 	if err != nil {
 		return err
@@ -251,8 +277,10 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 	if c.writes, err = dialWrites(ctx, server, r.Cutover.File); err != nil {
 		return err
 	}
-	if err := c.writes.admit(&c.config); err != nil {
-		return err
+	if !c.resumed { // else nothing is paused
+		if err := c.writes.admit(&c.config); err != nil {
+			return err
+		}
 	}
 	if err := r.noDoubts(ctx, c); err != nil {
 		return causeOf(ctx, err)
@@ -280,6 +308,10 @@ func (r *run) noDoubts(ctx context.Context, c *closing) error {
 	case unchecked:
 		doubts = append(doubts, "the replies to some writes were lost")
 	}
+	return doubtful(doubts)
+}
+
+func doubtful(doubts []string) error {
 	return &Stop{
 		Kind: Refused, Reason: "the target may not equal the source: " + strings.Join(doubts, "; "),
 		Hint: "redferry verify tells what differs; cutover --force goes on nevertheless",
@@ -306,6 +338,9 @@ func (r *run) stopWrites(ctx, life context.Context, c *closing) (err error) {
 	if err := r.drain(ctx, life, w); err != nil {
 		return causeOf(ctx, err)
 	}
+	if doubts, _ := r.Cutover.Closer.Doubts(); len(doubts) > 0 && !c.config.Force { // of what came last
+		return doubtful(doubts)
+	}
 	if c.config.Compare != nil {
 		if err := c.config.Compare(ctx); err != nil {
 			return causeOf(ctx, err)
@@ -317,14 +352,26 @@ func (r *run) stopWrites(ctx, life context.Context, c *closing) (err error) {
 		}
 		return w.stillPaused()
 	}
-	if err := w.refuse(ctx); err != nil {
-		return causeOf(ctx, err)
+	if life.Err() != nil {
+		return context.Cause(life)
+	}
+	if err := w.refuse(ctx, c.config.Force); err != nil {
+		return err
 	}
 	// What the source has taken up to its refusal is all that it will ever acknowledge, however long the pause really was.
-	if err := r.drain(context.WithoutCancel(life), life, w); err != nil {
-		return errors.Join(err, w.reopen())
+	last, cancelLast := context.WithTimeoutCause(context.WithoutCancel(life), c.config.Timeout, fmt.Errorf("the target did not get the last writes within %v", c.config.Timeout))
+	defer cancelLast()
+	err = r.drain(last, life, w)
+	if err == nil && life.Err() != nil {
+		err = context.Cause(life)
 	}
-	return nil
+	if err != nil {
+		err = causeOf(last, err)
+		if !c.resumed {
+			err = errors.Join(err, w.reopen())
+		}
+	}
+	return err
 }
 
 // drain waits until the target has all that the source has written by now.
@@ -344,22 +391,45 @@ func (r *run) drain(ctx, life context.Context, w *sourceWrites) error {
 func (r *run) complete(ctx context.Context, err error) error {
 	c := r.closing
 	r.closing = nil
+	refuses := c.config.After == SourceRefuses && c.writes.primary
 	if errors.Is(err, errCutOver) {
 		r.Status.Set(CuttingOver, "the target has all that the source has acknowledged; it is made the one to write to")
-		err = r.Cutover.Closer.Complete(ctx)
+		err = r.tombstone(ctx, c, refuses)
 	}
 	if err != nil {
 		err = fmt.Errorf("complete the migration in the target: %w", err)
-		if c.config.After == SourceRefuses && c.writes.primary {
-			err = fmt.Errorf("%w; the source refuses writes meanwhile, and this is tried again", err)
+		if !refuses {
+			c.writes.unpause()
+			c.end(CutoverReport{}, err)
+			return err
 		}
-		c.end(CutoverReport{}, err)
+		r.Log.Error().Err(err).Msg("the source refuses writes, and the target is not yet the one to write to: this is tried again, now or by the next run; cutover --undo opens the source")
+		c.end(CutoverReport{}, fmt.Errorf("%w: %w", ErrCutoverBegun, err))
+		if ctx.Err() != nil {
+			return &Stop{
+				Kind: Failed, Reason: "stopped in the midst of a cutover: the source refuses writes, and the target is not yet the one to write to", Err: err,
+				Hint: "run the same command again, which finishes it; or redferry cutover --undo --source URL",
+			}
+		}
 		return err
 	}
 	have, _ := r.sink.Checkpointed()
 	report := CutoverReport{At: Position{ReplID: r.Spool.IDAt(have), Offset: have}, Stopped: c.stopped, Done: time.Now(), Resumed: c.resumed}
 	r.finish(ctx, c, report)
 	return errStopAt
+}
+
+// tombstone completes the migration in the target; where only a pause keeps writes from the source, not beyond its end.
+func (r *run) tombstone(ctx context.Context, c *closing, refuses bool) error {
+	if !refuses && c.writes.stop != nil {
+		if err := c.writes.stillPaused(); err != nil {
+			return err
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, c.writes.pausedUntil())
+		defer cancel()
+	}
+	return r.Cutover.Closer.Complete(ctx)
 }
 
 // finish is what comes behind the tombstone: the hook, and the clients that wait at the source.
@@ -399,7 +469,11 @@ func (r *run) finishLate(ctx context.Context) {
 		r.Log.Warn().Err(err).Msg("cannot look whether the source refuses writes, as a cutover has left it")
 		return
 	}
-	r.finish(ctx, &closing{config: Cutover{After: SourceRefuses}, writes: w, resumed: true}, CutoverReport{Done: time.Now(), Resumed: true})
+	after := SourceOpen
+	if note.Refuses {
+		after = SourceRefuses
+	}
+	r.finish(ctx, &closing{config: Cutover{After: after}, writes: w, resumed: true}, CutoverReport{Done: time.Now(), Resumed: true})
 }
 
 // causeOf is why a context has ended, when that is why an error came.

@@ -52,6 +52,8 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 	if r.TTLGrace <= 0 {
 		r.TTLGrace = DefaultTTLGrace
 	}
+	r.autoPause = backoff.ExponentialBackOff{InitialInterval: autoAgain, MaxInterval: autoSeldom, Multiplier: 2}
+	r.autoPause.Reset()
 	r.desk = newDesk(func(resume Resume) bool { return serves(r.Spool, resume, r.granted.Load()) })
 	r.Status.Set(Connecting, "asking source and target where they are")
 	defer r.Gate.watch(r.Status.Pause)()
@@ -93,10 +95,11 @@ type run struct {
 	cuts   cuts     // of links by the source, because of its buffer limit
 
 	// Applying's own.
-	garbage    int64     // the offset at which the stream could not be read the last time
-	unreadable int       // attempts in a row that the spool's disk has ended
-	closing    *closing  // a cutover behind its point of no return, which ends the stream; nil for none
-	autoAfter  time.Time // before which an automatic cutover is not tried again
+	garbage    int64                      // the offset at which the stream could not be read the last time
+	unreadable int                        // attempts in a row that the spool's disk has ended
+	closing    *closing                   // a cutover behind its point of no return, which ends the stream; nil for none
+	autoAfter  time.Time                  // before which an automatic cutover is not tried again
+	autoPause  backoff.ExponentialBackOff // until it is
 }
 
 // again repeats one side's attempts until ctx ends or one of them says that the run is over. attempt tells whether it got forward.

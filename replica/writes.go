@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -69,15 +69,15 @@ func (w *sourceWrites) admit(c *Cutover) error {
 			Hint: "ACL SETUSER <user> +info on the source",
 		}
 	}
-	if c.WritesStopped {
-		return nil
+	if err := w.current(); err != nil || c.WritesStopped {
+		return err
 	}
 	why := ""
 	switch {
 	case !w.primary:
 		why = "is a replica, and its primary's writes cannot be stopped from here"
-	case !knowsPauseOfWrites(w.info["redis_version"]):
-		why = "is older than Redis 6.2, and cannot pause writes alone"
+	case !canStopWrites(w.info["redis_version"]):
+		why = "is older than Redis 6.2.7: it cannot pause writes alone, or lets scripts write that it should refuse"
 	default:
 		return nil
 	}
@@ -87,15 +87,24 @@ func (w *sourceWrites) admit(c *Cutover) error {
 	}
 }
 
-// knowsPauseOfWrites tells whether a server of this redis_version has CLIENT PAUSE … WRITE. Valkey says 7.2.4.
-func knowsPauseOfWrites(version string) bool {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) < 2 {
+// current is an error when the source is a replica that does not have what its primary has acknowledged: it has lost it, or gets a snapshot of it.
+func (w *sourceWrites) current() error {
+	if w.primary || w.info["master_link_status"] == "up" && w.info["master_sync_in_progress"] == "0" {
+		return nil
+	}
+	return &Stop{
+		Kind: Decide, Reason: fmt.Sprintf("the source %s is a replica without a link to its primary, and may lack what that has acknowledged", w.server),
+		Hint: "wait until INFO replication there says master_link_status:up",
+	}
+}
+
+// canStopWrites tells whether a server of this redis_version has CLIENT PAUSE … WRITE, since 6.2.0, and refuses what scripts write as well, since 6.2.7. Valkey says 7.2.4.
+func canStopWrites(version string) bool {
+	var v [3]int
+	if n, err := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); n < 3 || err != nil {
 		return false
 	}
-	major, err1 := strconv.Atoi(parts[0])
-	minor, err2 := strconv.Atoi(parts[1])
-	return err1 == nil && err2 == nil && (major > 6 || major == 6 && minor >= 2)
+	return slices.Compare(v[:], []int{6, 2, 7}) >= 0
 }
 
 // pause stops the source's writes until unpause, close, or most is over, and renews that meanwhile: a process that dies leaves a source that goes on after pauseSpan.
@@ -146,6 +155,13 @@ func (w *sourceWrites) stillPaused() error {
 	return nil
 }
 
+// pausedUntil is when the pause ends unless it is renewed.
+func (w *sourceWrites) pausedUntil() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.until
+}
+
 func (w *sourceWrites) endRenewing() {
 	if w.stop != nil {
 		w.stop()
@@ -186,7 +202,21 @@ type cutoverNote struct {
 	MinReplicas string    `json:"min_replicas_to_write,omitempty"` // what they were
 	MaxLag      string    `json:"min_replicas_max_lag,omitempty"`
 	Since       time.Time `json:"since"`
-	Done        bool      `json:"done"` // the cutover has come to its end
+	Force       bool      `json:"force"` // the operator wanted it whatever speaks against the target
+	Done        bool      `json:"done"`  // the cutover has come to its end
+}
+
+// setAside keeps the note of another server under another name: what it was is still needed there.
+func (n *cutoverNote) setAside(path string) error {
+	if err := os.Rename(path, path+"."+strings.NewReplacer("/", "_", ":", "_").Replace(n.Addr)); err != nil {
+		return fmt.Errorf("set the note of another source's cutover aside: %w", err)
+	}
+	return nil
+}
+
+// byHand is the command that puts back what was changed.
+func (n *cutoverNote) byHand() string {
+	return fmt.Sprintf("CONFIG SET %s %s %s %s", minReplicas, n.MinReplicas, maxLag, n.MaxLag)
 }
 
 // of tells whether the note is of this server: the same process, or one that was started again at its address.
@@ -200,7 +230,7 @@ func (w *sourceWrites) note() *cutoverNote {
 }
 
 // refuse makes the source refuse writes. When it returns nil no write is acknowledged any more.
-func (w *sourceWrites) refuse(ctx context.Context) error {
+func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
 	note, err := readCutoverNote(w.path)
 	if err != nil {
 		return err
@@ -209,11 +239,20 @@ func (w *sourceWrites) refuse(ctx context.Context) error {
 	if err != nil {
 		return w.forbids(err)
 	}
-	if note != nil && note.Refuses && note.of(w) && now[minReplicas] == manyReplicas { // an earlier process has come this far
+	earlier := note != nil && note.Refuses && note.of(w) && now[minReplicas] == manyReplicas
+	switch {
+	case earlier && !note.Done: // an earlier process has come this far
 		return nil
+	case earlier: // an earlier migration, of which only what the settings were is of use
+		note.Done, note.Force, note.Since = false, force, time.Now().UTC()
+		return note.write(w.path)
+	case note != nil && !note.of(w):
+		if err := note.setAside(w.path); err != nil {
+			return err
+		}
 	}
 	note = w.note()
-	note.Refuses, note.MinReplicas, note.MaxLag = true, now[minReplicas], now[maxLag]
+	note.Refuses, note.MinReplicas, note.MaxLag, note.Force = true, now[minReplicas], now[maxLag], force
 	if err := note.write(w.path); err != nil {
 		return err
 	}
@@ -227,13 +266,10 @@ func (w *sourceWrites) refuse(ctx context.Context) error {
 	return nil
 }
 
-// refuses tells whether the source is as a note says.
-func (w *sourceWrites) refuses(ctx context.Context, note *cutoverNote) (bool, error) {
-	if !note.of(w) {
-		return false, nil
-	}
+// refuses tells whether the source refuses writes.
+func (w *sourceWrites) refuses(ctx context.Context) (bool, error) {
 	now, err := w.config(ctx)
-	return err == nil && now[minReplicas] == manyReplicas, err
+	return err == nil && now[minReplicas] == manyReplicas, w.forbids(err)
 }
 
 // reopen puts back what refuse has changed, and forgets it. It works though contexts have ended, for five seconds at most.
@@ -252,7 +288,7 @@ func (w *sourceWrites) reopen() error {
 		err = w.set(ctx, note.MinReplicas, note.MaxLag)
 	}
 	if err != nil {
-		return fmt.Errorf("let the source take writes again; by hand: CONFIG SET %s %s %s %s: %w", minReplicas, note.MinReplicas, maxLag, note.MaxLag, err)
+		return fmt.Errorf("let the source take writes again; by hand: %s: %w", note.byHand(), err)
 	}
 	if err := os.Remove(w.path); err != nil {
 		return fmt.Errorf("forget that the source refused writes: %w", err)
@@ -293,6 +329,12 @@ func (w *sourceWrites) forbids(err error) error {
 	}
 }
 
+// CutoverBegun tells whether a cutover, by its note in path, was begun and has neither come to its end nor was undone.
+func CutoverBegun(path string) (bool, error) {
+	note, err := readCutoverNote(path)
+	return err == nil && note != nil && note.Refuses && !note.Done, err
+}
+
 // UndoCutover lets a source take writes again that a cutover has made refuse them, as the note in path says. done tells whether there was anything to undo.
 func UndoCutover(ctx context.Context, source Endpoint, path string) (done bool, err error) {
 	note, err := readCutoverNote(path)
@@ -311,7 +353,7 @@ func UndoCutover(ctx context.Context, source Endpoint, path string) (done bool, 
 	if !note.of(w) {
 		return false, &Stop{
 			Kind: Decide, Reason: fmt.Sprintf("it is %s that refuses writes since %s, and %s is another server", note.Addr, note.Since.Format(time.RFC3339), server),
-			Hint: fmt.Sprintf("give that one as --source; or run CONFIG SET %s %s there, and remove %s", minReplicas, note.MinReplicas, path),
+			Hint: fmt.Sprintf("give that one as --source; or run %s there, and remove %s", note.byHand(), path),
 		}
 	}
 	return true, w.reopen()

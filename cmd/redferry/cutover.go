@@ -60,6 +60,7 @@ type cutovers struct {
 	hook   string
 	name   string
 	orders *replica.Orders
+	stops  bool // the run ends by itself
 	log    zerolog.Logger
 
 	mu     sync.Mutex
@@ -156,6 +157,9 @@ func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	if c.stops {
+		return nil, errors.New("ERR this run ends by --stop-at: start it without")
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	c.mu.Lock()
@@ -195,12 +199,19 @@ func (o *cutoverOrder) check() error {
 // The first words of CUTOVER's errors, by the exit code that they mean.
 var toldAs = map[int]string{exitFailed: "NOTYET", exitUsage: "CONFIG", exitDecide: "DECIDE", exitRefused: "DIFFERS"}
 
+// toldBegun is for what came behind the point of no return.
+const toldBegun = "BEGUN"
+
 const toldHint = " -- try: "
 
 // told puts an error and its way out into one line; heard takes it out.
 func told(err error) error {
 	code, hint := verdict(err)
-	text := toldAs[code] + " " + err.Error()
+	word := toldAs[code]
+	if errors.Is(err, replica.ErrCutoverBegun) {
+		word = toldBegun
+	}
+	text := word + " " + err.Error()
 	if hint != "" {
 		text += toldHint + hint
 	}
@@ -209,6 +220,9 @@ func told(err error) error {
 
 func heard(err error) error {
 	word, rest, _ := strings.Cut(err.Error(), " ")
+	if word == toldBegun {
+		return &replica.Stop{Kind: replica.Failed, Reason: "the cutover is not complete yet: " + rest, Hint: "redferry status and redferry events show how it goes on; redferry cutover --undo --source URL opens the source"}
+	}
 	for code, as := range toldAs {
 		if word == as {
 			reason, hint, _ := strings.Cut(rest, toldHint)
@@ -273,6 +287,18 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	p.row("offset", "%d of %s: all that the source has acknowledged", r.Offset, r.ReplID)
 	p.row("source", "%s", r.Source)
 	return p.err
+}
+
+// notBegun is an error when the source refuses writes because of a cutover that has not come to its end: only the note in dir says how it was before.
+func notBegun(dir string) error {
+	begun, err := replica.CutoverBegun(cutoverFile(dir))
+	if err != nil || !begun {
+		return err
+	}
+	return &replica.Stop{
+		Kind: replica.Decide, Reason: "the source refuses writes because of a cutover of this migration that has not come to its end",
+		Hint: "redferry cutover --undo --source URL opens it; or redferry run finishes the cutover",
+	}
 }
 
 // watch prints what the run does meanwhile.

@@ -51,6 +51,11 @@ func (c *resetCmd) Run(ctx context.Context, s *streams) error {
 			home.Close()
 		}
 	}()
+	if home != nil {
+		if err := notBegun(home.Dir()); err != nil {
+			return err
+		}
+	}
 	if !c.LocalOnly {
 		if err := c.resetTarget(ctx, s, target, home); err != nil {
 			return err
