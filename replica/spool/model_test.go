@@ -188,7 +188,11 @@ func (m *machine) do(t *rapid.T, op func() error, after truth) {
 	case "kill", "power":
 		m.disk.dieAt = n
 	}
+	life := m.disk.life
 	err := op()
+	if err == nil && m.disk.life != life { // in what is done behind the operation, and fails by itself: freeing
+		err = errPower
+	}
 	m.disk.dieAt, m.disk.failAt = 0, 0
 	before := m.truth
 	switch {
