@@ -1,7 +1,6 @@
 package applier_test
 
 import (
-	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -99,10 +98,7 @@ func TestTargetBehindSentinelsFailsOver(t *testing.T) {
 			eventually(t, "the replica has a checkpoint of the stream", func() bool { rec, _ := record(t, p.spare); return rec.Phase == checkpoint.PhaseStream })
 			p.dst.Kill()
 			sentinels[0].Kill()
-			eventually(t, "the sentinels promote the replica", func() bool {
-				named := sentinels[1].DoStrings(t, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", redistest.Master)
-				return net.JoinHostPort(named[0], named[1]) == p.spare.Addr()
-			})
+			redistest.AwaitMaster(t, sentinels[1], p.spare)
 			p.flows(t, r)
 			stop()
 			p.end(t, m, r)

@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +43,21 @@ func StartSentinels(t TB, primary *Server, n int, opts ...Option) []*Server {
 		}
 	}
 	return sentinels
+}
+
+// AwaitMaster waits until the sentinel names the server as the primary. A sentinel cuts the clients of a server that it promotes, so ours
+// connect to it anew.
+func AwaitMaster(t TB, sentinel, server *Server) {
+	t.Helper()
+	var named string
+	if !within(30*time.Second, func() bool {
+		addr := sentinel.DoStrings(t, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", Master)
+		named = net.JoinHostPort(addr[0], addr[1])
+		return named == server.Addr()
+	}) {
+		t.Fatalf("the sentinel at %s names %s, want %s", sentinel.Addr(), named, server.Addr())
+	}
+	server.closeClients()
 }
 
 // SentinelURL is how a client is told of the primary behind sentinels; userinfo is "user:password@", or empty.

@@ -1,7 +1,6 @@
 package redistest
 
 import (
-	"net"
 	"testing"
 	"time"
 )
@@ -17,13 +16,7 @@ func TestStartSentinels(t *testing.T) {
 		sentinels := StartSentinels(t, primary, 3)
 		primary.Kill()
 		for _, s := range sentinels {
-			var named []string
-			if !within(30*time.Second, func() bool {
-				named = s.DoStrings(t, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", Master)
-				return net.JoinHostPort(named[0], named[1]) == second.Addr()
-			}) {
-				t.Errorf("the sentinel at %s names %q, want %s", s.Addr(), named, second.Addr())
-			}
+			AwaitMaster(t, s, second)
 		}
 		if role := second.Info(t, "replication")["role"]; role != "master" {
 			t.Errorf("the new primary is a %s", role)
