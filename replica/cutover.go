@@ -134,7 +134,7 @@ var ErrCutoverBegun = errors.New("the source refuses writes, and the cutover is 
 
 // closing is a cutover under way, from the pause to the end of the run.
 type closing struct {
-	*order   // nil for none that anybody waits for
+	order    *order // nil for none that anybody waits for
 	config   Cutover
 	writes   *sourceWrites
 	stopped  time.Time
@@ -254,7 +254,7 @@ func (c *closing) end(report CutoverReport, err error) {
 		c.writes = nil
 	}
 	if c.order != nil {
-		c.answer <- answer{report, err}
+		c.order.answer <- answer{report, err}
 		c.order = nil
 	}
 }
@@ -265,7 +265,8 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 		var stop context.CancelCauseFunc
 		ctx, stop = context.WithCancelCause(ctx)
 		defer stop(nil)
-		defer context.AfterFunc(c.ctx, func() { stop(fmt.Errorf("it was taken back: %w", context.Cause(c.ctx))) })()
+		asked := c.order.ctx // end forgets the order, perhaps while the function runs
+		defer context.AfterFunc(asked, func() { stop(fmt.Errorf("it was taken back: %w", context.Cause(asked))) })()
 	}
 	if r.Gate.Paused() {
 		return &Stop{Kind: Decide, Reason: "the migration is paused", Hint: "redferry resume"}
