@@ -109,9 +109,9 @@ func (s *settler) run(ctx context.Context, client rueidis.Client, o *owner) erro
 			s.history = ""
 			return err
 		}
-		there, err := keyspace(info)
+		there, err := replica.Keyspace(info)
 		if err != nil {
-			return err
+			return fmt.Errorf("ask the target what it holds: %w", err)
 		}
 		if whole && s.done(there) {
 			s.history = ""
@@ -122,19 +122,19 @@ func (s *settler) run(ctx context.Context, client rueidis.Client, o *owner) erro
 }
 
 // done tells whether a pass that has come to its end was the last: it has found nothing, and nothing has come to where it was not.
-func (s *settler) done(there []database) bool {
-	appeared := slices.ContainsFunc(there, func(d database) bool { return !slices.Contains(s.databases, d.number) })
+func (s *settler) done(there []replica.Database) bool {
+	appeared := slices.ContainsFunc(there, func(d replica.Database) bool { return !slices.Contains(s.databases, d.Number) })
 	return !s.at.found && !appeared && !s.rewound.Load()
 }
 
 // begin begins a pass over what is there; again says that it follows a whole one.
-func (s *settler) begin(there []database, again bool) {
+func (s *settler) begin(there []replica.Database, again bool) {
 	s.db, s.cursor, s.databases = 0, "0", nil
 	s.at.Keys, s.at.Volatile = 0, 0
 	for _, d := range there {
-		s.databases = append(s.databases, d.number)
-		s.at.Keys += d.keys
-		s.at.Volatile += d.volatile
+		s.databases = append(s.databases, d.Number)
+		s.at.Keys += d.Keys
+		s.at.Volatile += d.Volatile
 	}
 	s.at.Pass++
 	s.at.Looked, s.at.took, s.at.found, s.at.again = 0, 0, false, again

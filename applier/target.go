@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -122,10 +121,8 @@ func (t *target) read(info map[string]string) {
 }
 
 // since tells whether the target's version is this one or later.
-func (t *target) since(major, minor int64) bool {
-	parts := strings.SplitN(t.version+"..", ".", 3)
-	got := parseInt(parts[0])
-	return got > major || got == major && parseInt(parts[1]) >= minor
+func (t *target) since(major, minor int) bool {
+	return replica.VersionAtLeast(t.version, major, minor)
 }
 
 func (t *target) readConfig(ctx context.Context, c rueidis.Client) {
@@ -227,41 +224,6 @@ func (a *Applier) probe(ctx context.Context, db int) error {
 	return nil
 }
 
-// database is one that has keys: how many, and how many of them have an expiry.
-type database struct {
-	number         int
-	keys, volatile int64
-}
-
-// keyspace reads of INFO what is in which of a server's databases, in their order.
-func keyspace(info map[string]string) (there []database, err error) {
-	for name, stats := range info { // db0:keys=12,expires=3,avg_ttl=0
-		digits, ok := strings.CutPrefix(name, "db")
-		number, bad := strconv.Atoi(digits)
-		if !ok || bad != nil {
-			continue
-		}
-		d := database{number: number, keys: -1}
-		for stat := range strings.SplitSeq(stats, ",") {
-			switch what, n, _ := strings.Cut(stat, "="); what {
-			case "keys":
-				d.keys, err = strconv.ParseInt(n, 10, 64)
-			case "expires":
-				d.volatile, err = strconv.ParseInt(n, 10, 64)
-			}
-			if err != nil {
-				return nil, fmt.Errorf("read the target's keyspace %q: %w", stats, err)
-			}
-		}
-		if d.keys < 0 {
-			return nil, fmt.Errorf("read the target's keyspace %q: it does not say how many keys", stats)
-		}
-		there = append(there, d)
-	}
-	slices.SortFunc(there, func(a, b database) int { return a.number - b.number })
-	return there, nil
-}
-
 // foreign counts what the target holds that is not this migration's own, keys and function libraries, and says where it is.
 func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error) {
 	text, err := a.client.Do(ctx, a.client.B().Info().Section("keyspace").Build()).ToString()
@@ -272,18 +234,18 @@ func (a *Applier) foreign(ctx context.Context) (n int64, where string, err error
 	if err != nil {
 		return 0, "", fmt.Errorf("ask the target what it holds: %w", err)
 	}
-	there, err := keyspace(replica.ParseInfo(text))
+	there, err := replica.Keyspace(replica.ParseInfo(text))
 	if err != nil {
-		return 0, "", err
+		return 0, "", fmt.Errorf("ask the target what it holds: %w", err)
 	}
 	var parts []string
 	for _, d := range there {
-		if d.number == 0 {
-			d.keys -= own
+		if d.Number == 0 {
+			d.Keys -= own
 		}
-		if d.keys > 0 {
-			n += d.keys
-			parts = append(parts, fmt.Sprintf("db%d: %d keys", d.number, d.keys))
+		if d.Keys > 0 {
+			n += d.Keys
+			parts = append(parts, fmt.Sprintf("db%d: %d keys", d.Number, d.Keys))
 		}
 	}
 	if a.target.scripts {

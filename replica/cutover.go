@@ -23,7 +23,7 @@ type Cutover struct {
 	Timeout time.Duration
 	// Force goes on although something speaks against the target being equal.
 	Force bool
-	// WritesStopped is the operator's word that nobody writes to the source any more. Where CLIENT PAUSE does not stop them, on a replica or before Redis 6.2, there is no cutover without it.
+	// WritesStopped is the operator's word that nobody writes to the source any more. Where CLIENT PAUSE does not stop them, on a replica or before Redis 6.2.7, there is no cutover without it.
 	WritesStopped bool
 	// After is what becomes of the source; "" for SourceRefuses.
 	After SourceAfter
@@ -187,11 +187,7 @@ func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 	if err != nil || note == nil || note.Done || !note.Refuses {
 		return nil, err
 	}
-	server, err := r.Source.Resolve(ctx)
-	if err != nil {
-		return nil, err
-	}
-	w, err := dialWrites(ctx, server, r.Cutover.File)
+	w, err := dialWrites(ctx, r.Source, r.Cutover.File)
 	if err != nil {
 		return nil, err
 	}
@@ -271,11 +267,7 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 	if r.Gate.Paused() {
 		return &Stop{Kind: Decide, Reason: "the migration is paused", Hint: "redferry resume"}
 	}
-	server, err := r.Source.Resolve(ctx)
-	if err != nil {
-		return err
-	}
-	if c.writes, err = dialWrites(ctx, server, r.Cutover.File); err != nil {
+	if c.writes, err = dialWrites(ctx, r.Source, r.Cutover.File); err != nil {
 		return err
 	}
 	if !c.resumed { // else nothing is paused
@@ -460,12 +452,7 @@ func (r *run) finishLate(ctx context.Context) {
 	if err != nil || note == nil || note.Done {
 		return
 	}
-	server, err := r.Source.Resolve(ctx)
-	if err != nil {
-		r.Log.Warn().Err(err).Msg("cannot look whether the source refuses writes, as a cutover has left it")
-		return
-	}
-	w, err := dialWrites(ctx, server, r.Cutover.File)
+	w, err := dialWrites(ctx, r.Source, r.Cutover.File)
 	if err != nil {
 		r.Log.Warn().Err(err).Msg("cannot look whether the source refuses writes, as a cutover has left it")
 		return

@@ -2,13 +2,10 @@ package replica
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -40,8 +37,12 @@ const (
 	maxLag      = "min-replicas-max-lag"
 )
 
-// dialWrites connects, and asks the source what it is.
-func dialWrites(ctx context.Context, server Endpoint, path string) (*sourceWrites, error) {
+// dialWrites finds the source's server, connects to it, and asks it what it is.
+func dialWrites(ctx context.Context, source Endpoint, path string) (*sourceWrites, error) {
+	server, err := source.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
 	src, err := dialSource(server)
 	if err != nil {
 		return nil, err
@@ -194,36 +195,6 @@ func (w *sourceWrites) becomes(after SourceAfter) string {
 	return "takes writes as before, which the target does not get"
 }
 
-// cutoverNote is on disk from right before the point of no return on: what a later process has to finish, and what undoing it takes.
-type cutoverNote struct {
-	Addr        string    `json:"addr"`
-	RunID       string    `json:"run_id"`
-	Refuses     bool      `json:"refuses"`                         // the source refuses writes because of us
-	MinReplicas string    `json:"min_replicas_to_write,omitempty"` // what they were
-	MaxLag      string    `json:"min_replicas_max_lag,omitempty"`
-	Since       time.Time `json:"since"`
-	Force       bool      `json:"force"` // the operator wanted it whatever speaks against the target
-	Done        bool      `json:"done"`  // the cutover has come to its end
-}
-
-// setAside keeps the note of another server under another name: what it was is still needed there.
-func (n *cutoverNote) setAside(path string) error {
-	if err := os.Rename(path, path+"."+strings.NewReplacer("/", "_", ":", "_").Replace(n.Addr)); err != nil {
-		return fmt.Errorf("set the note of another source's cutover aside: %w", err)
-	}
-	return nil
-}
-
-// byHand is the command that puts back what was changed.
-func (n *cutoverNote) byHand() string {
-	return fmt.Sprintf("CONFIG SET %s %s %s %s", minReplicas, n.MinReplicas, maxLag, n.MaxLag)
-}
-
-// of tells whether the note is of this server: the same process, or one that was started again at its address.
-func (n *cutoverNote) of(w *sourceWrites) bool {
-	return n.RunID != "" && n.RunID == w.info["run_id"] || n.Addr == w.server.Addr
-}
-
 // note begins one.
 func (w *sourceWrites) note() *cutoverNote {
 	return &cutoverNote{Addr: w.server.Addr, RunID: w.info["run_id"], Since: time.Now().UTC()}
@@ -329,73 +300,22 @@ func (w *sourceWrites) forbids(err error) error {
 	}
 }
 
-// CutoverBegun tells whether a cutover, by its note in path, was begun and has neither come to its end nor was undone.
-func CutoverBegun(path string) (bool, error) {
-	note, err := readCutoverNote(path)
-	return err == nil && note != nil && note.Refuses && !note.Done, err
-}
-
 // UndoCutover lets a source take writes again that a cutover has made refuse them, as the note in path says. done tells whether there was anything to undo.
 func UndoCutover(ctx context.Context, source Endpoint, path string) (done bool, err error) {
 	note, err := readCutoverNote(path)
 	if err != nil || note == nil || !note.Refuses {
 		return false, err
 	}
-	server, err := source.Resolve(ctx)
-	if err != nil {
-		return false, err
-	}
-	w, err := dialWrites(ctx, server, path)
+	w, err := dialWrites(ctx, source, path)
 	if err != nil {
 		return false, err
 	}
 	defer w.close()
 	if !note.of(w) {
 		return false, &Stop{
-			Kind: Decide, Reason: fmt.Sprintf("it is %s that refuses writes since %s, and %s is another server", note.Addr, note.Since.Format(time.RFC3339), server),
+			Kind: Decide, Reason: fmt.Sprintf("it is %s that refuses writes since %s, and %s is another server", note.Addr, note.Since.Format(time.RFC3339), w.server),
 			Hint: fmt.Sprintf("give that one as --source; or run %s there, and remove %s", note.byHand(), path),
 		}
 	}
 	return true, w.reopen()
-}
-
-// readCutoverNote reads the note; nil when there is none.
-func readCutoverNote(path string) (*cutoverNote, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read whether the source refuses writes: %w", err)
-	}
-	note := &cutoverNote{}
-	if err := json.Unmarshal(text, note); err != nil {
-		return nil, &Stop{
-			Kind: Decide, Reason: fmt.Sprintf("cannot read %s, which says how the source was before a cutover", path), Err: err,
-			Hint: "look at the source's " + minReplicas + ", then remove the file",
-		}
-	}
-	return note, nil
-}
-
-// write replaces the note, durably before it returns.
-func (n *cutoverNote) write(path string) error {
-	text, err := json.Marshal(n)
-	if err == nil {
-		err = replaceFile(path, append(text, '\n'))
-	}
-	if err != nil {
-		return fmt.Errorf("note that the source is to refuse writes: %w", err)
-	}
-	return nil
-}
-
-// markDone notes that the cutover has come to its end; the rest of the note is for undoing it.
-func markDone(path string) error {
-	note, err := readCutoverNote(path)
-	if err != nil || note == nil {
-		return err
-	}
-	note.Done = true
-	return note.write(path)
 }

@@ -48,12 +48,8 @@ func versions(f *facts) verdict {
 
 // fieldTTLs counts the source's hashes whose fields have expiries, as INFO keyspace says it since there are some.
 func fieldTTLs(info map[string]string) (n int64) {
-	for name, stats := range info {
-		if strings.HasPrefix(name, "db") {
-			redis, _ := number(stat(stats, "subexpiry"))
-			valkey, _ := number(stat(stats, "keys_with_volatile_items"))
-			n += redis + valkey
-		}
+	for _, d := range keyspace(info) {
+		n += d.VolatileSubs
 	}
 	return n
 }

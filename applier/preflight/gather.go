@@ -149,8 +149,8 @@ func (t *target) ask(ctx context.Context, f *facts) {
 	}
 	t.loops = t.probe.Loops(f.source.about)
 	t.databases = map[int]error{}
-	for db := range keysByDatabase(f.source.info) {
-		t.databases[db] = t.probe.Database(ctx, db)
+	for _, d := range keyspace(f.source.info) {
+		t.databases[d.Number] = t.probe.Database(ctx, d.Number)
 	}
 }
 
@@ -316,28 +316,8 @@ func number(text string) (n int64, ok bool) {
 	return n, err == nil
 }
 
-// keysByDatabase reads of INFO how many keys there are in which database.
-func keysByDatabase(info map[string]string) map[int]int64 {
-	found := map[int]int64{}
-	for name, stats := range info {
-		digits, ok := strings.CutPrefix(name, "db")
-		db, err := strconv.Atoi(digits)
-		if !ok || err != nil {
-			continue
-		}
-		if n, ok := number(stat(stats, "keys")); ok {
-			found[db] = n
-		}
-	}
-	return found
-}
-
-// stat is one value of a line of INFO keyspace: keys=12,expires=3.
-func stat(stats, name string) string {
-	for pair := range strings.SplitSeq(stats, ",") {
-		if what, value, _ := strings.Cut(pair, "="); what == name {
-			return value
-		}
-	}
-	return ""
+// keyspace is what is in which database. A line of INFO that cannot be read is left out: check shows what it can.
+func keyspace(info map[string]string) []replica.Database {
+	there, _ := replica.Keyspace(info)
+	return there
 }

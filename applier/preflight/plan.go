@@ -78,8 +78,8 @@ func duration(f *facts) verdict {
 		return good("no snapshot is needed: a run goes on from the checkpoint")
 	}
 	var keys int64
-	for _, n := range keysByDatabase(f.source.info) {
-		keys += n
+	for _, d := range keyspace(f.source.info) {
+		keys += d.Keys
 	}
 	if f.source.took == 0 {
 		return untold("the source does not tell its size", "", "ACL SETUSER <user> +info on the source")

@@ -3,8 +3,6 @@ package preflight
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -39,23 +37,22 @@ type typed struct {
 // gatherSample looks at keys of all databases. It stops at the first refusal: what was seen until then counts.
 func gatherSample(ctx context.Context, c rueidis.Client, info map[string]string) sample {
 	s := sample{types: map[byte]typed{}}
-	there := keysByDatabase(info)
+	there := keyspace(info)
 	ctx, cancel := context.WithTimeout(ctx, 5*sampleTime) // a server that is this slow is not asked any more
 	defer cancel()
 	dedicated, release := c.Dedicate() // SELECT is state of its connection
 	defer release()
 	selected := 0
 	end := time.Now().Add(sampleTime)
-	dbs := slices.Sorted(maps.Keys(there))
-	for i, db := range dbs {
-		share := (sampleKeys - s.keys) / (len(dbs) - i)
+	for i, d := range there {
+		db, share := d.Number, (sampleKeys-s.keys)/(len(there)-i)
 		if db != selected { // else without that right
 			if s.err = dedicated.Do(ctx, dedicated.B().Select().Index(int64(db)).Build()).Error(); s.err != nil {
 				return s
 			}
 			selected = db
 		}
-		for n := int(min(int64(share), there[db])); n > 0 && time.Now().Before(end); n -= sampleBatch {
+		for n := int(min(int64(share), d.Keys)); n > 0 && time.Now().Before(end); n -= sampleBatch {
 			if s.err = s.look(ctx, dedicated, db, min(n, sampleBatch)); s.err != nil {
 				dedicated.Close() // a connection in doubt; all others go on
 				return s

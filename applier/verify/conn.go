@@ -79,9 +79,9 @@ func (c *conn) ask(ctx context.Context) error {
 	}
 	c.runID, c.cluster = c.info["run_id"], c.info["cluster_enabled"] == "1"
 	valkey := c.info["valkey_version"]
-	at := atLeast(c.info["redis_version"])
+	at := func(major, minor int) bool { return replica.VersionAtLeast(c.info["redis_version"], major, minor) }
 	c.has70, c.has72 = valkey != "" || at(7, 0), valkey != "" || at(7, 2)
-	c.fieldTTL = valkey == "" && at(7, 4) || valkey != "" && atLeast(valkey)(9, 0)
+	c.fieldTTL = valkey == "" && at(7, 4) || valkey != "" && replica.VersionAtLeast(valkey, 9, 0)
 	if !c.cluster {
 		return nil
 	}
@@ -98,14 +98,6 @@ func (c *conn) ask(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// atLeast compares a version.
-func atLeast(version string) func(major, minor int) bool {
-	parts := strings.SplitN(version+"..", ".", 3)
-	gotMajor, _ := strconv.Atoi(parts[0])
-	gotMinor, _ := strconv.Atoi(parts[1])
-	return func(major, minor int) bool { return gotMajor > major || gotMajor == major && gotMinor >= minor }
 }
 
 func (c *conn) cmd(words ...string) rueidis.Completed {

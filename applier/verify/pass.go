@@ -23,16 +23,14 @@ func (r *run) databases(ctx context.Context) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		for name, stats := range info { // db0:keys=12,expires=3,avg_ttl=0
-			digits, ok := strings.CutPrefix(name, "db")
-			db, err := strconv.Atoi(digits)
-			if !ok || err != nil {
-				continue
-			}
-			found[db] = true
-			keys, _, _ := strings.Cut(strings.TrimPrefix(stats, "keys="), ",")
-			if n, err := strconv.ParseInt(keys, 10, 64); err == nil && r.Mode == Full {
-				r.total.Add(n)
+		there, err := replica.Keyspace(info)
+		if err != nil {
+			return nil, fmt.Errorf("ask the %s %s for INFO: %w", c.end, c.endpoint, err)
+		}
+		for _, d := range there {
+			found[d.Number] = true
+			if r.Mode == Full {
+				r.total.Add(d.Keys)
 			}
 		}
 	}

@@ -23,7 +23,7 @@ func cutoverFile(dir string) string { return filepath.Join(dir, "cutover") }
 
 // cutoverChoice is how a cutover is to be made: run has it for one that nobody asks for, and cutover for one that is.
 type cutoverChoice struct {
-	SourceWrites string `enum:"pause,stopped" default:"pause" help:"How the source's writes are stopped: by a pause, or, where that does not stop them, by you, before: on a source that is a replica, or older than Redis 6.2 (${enum})."`
+	SourceWrites string `enum:"pause,stopped" default:"pause" help:"How the source's writes are stopped: by a pause, or, where that does not stop them, by you, before: on a source that is a replica, or older than Redis 6.2.7 (${enum})."`
 	SourceAfter  string `enum:"refuse,paused,open" default:"refuse" help:"What becomes of the source: it refuses writes, it has them wait for the rest of the pause, or it goes on as before (${enum})."`
 }
 

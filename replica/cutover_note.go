@@ -1,0 +1,88 @@
+package replica
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+)
+
+// cutoverNote is on disk from right before the point of no return on: what a later process has to finish, and what undoing it takes.
+type cutoverNote struct {
+	Addr        string    `json:"addr"`
+	RunID       string    `json:"run_id"`
+	Refuses     bool      `json:"refuses"`                         // the source refuses writes because of us
+	MinReplicas string    `json:"min_replicas_to_write,omitempty"` // what they were
+	MaxLag      string    `json:"min_replicas_max_lag,omitempty"`
+	Since       time.Time `json:"since"`
+	Force       bool      `json:"force"` // the operator wanted it whatever speaks against the target
+	Done        bool      `json:"done"`  // the cutover has come to its end
+}
+
+// setAside keeps the note of another server under another name: what it was is still needed there.
+func (n *cutoverNote) setAside(path string) error {
+	if err := os.Rename(path, path+"."+strings.NewReplacer("/", "_", ":", "_").Replace(n.Addr)); err != nil {
+		return fmt.Errorf("set the note of another source's cutover aside: %w", err)
+	}
+	return nil
+}
+
+// byHand is the command that puts back what was changed.
+func (n *cutoverNote) byHand() string {
+	return fmt.Sprintf("CONFIG SET %s %s %s %s", minReplicas, n.MinReplicas, maxLag, n.MaxLag)
+}
+
+// of tells whether the note is of this server: the same process, or one that was started again at its address.
+func (n *cutoverNote) of(w *sourceWrites) bool {
+	return n.RunID != "" && n.RunID == w.info["run_id"] || n.Addr == w.server.Addr
+}
+
+// readCutoverNote reads the note; nil when there is none.
+func readCutoverNote(path string) (*cutoverNote, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read whether the source refuses writes: %w", err)
+	}
+	note := &cutoverNote{}
+	if err := json.Unmarshal(text, note); err != nil {
+		return nil, &Stop{
+			Kind: Decide, Reason: fmt.Sprintf("cannot read %s, which says how the source was before a cutover", path), Err: err,
+			Hint: "look at the source's " + minReplicas + ", then remove the file",
+		}
+	}
+	return note, nil
+}
+
+// write replaces the note, durably before it returns.
+func (n *cutoverNote) write(path string) error {
+	text, err := json.Marshal(n)
+	if err == nil {
+		err = replaceFile(path, append(text, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("note that the source is to refuse writes: %w", err)
+	}
+	return nil
+}
+
+// markDone notes that the cutover has come to its end; the rest of the note is for undoing it.
+func markDone(path string) error {
+	note, err := readCutoverNote(path)
+	if err != nil || note == nil {
+		return err
+	}
+	note.Done = true
+	return note.write(path)
+}
+
+// CutoverBegun tells whether a cutover, by its note in path, was begun and has neither come to its end nor was undone.
+func CutoverBegun(path string) (bool, error) {
+	note, err := readCutoverNote(path)
+	return err == nil && note != nil && note.Refuses && !note.Done, err
+}
