@@ -49,6 +49,21 @@ func TestNoDivergenceOnACleanRun(t *testing.T) {
 	}
 }
 
+// What the replies to a transaction say of the target is known as soon as its offset is: a cutover asks right behind it.
+func TestDoubtsComeWithTheOffset(t *testing.T) {
+	t.Parallel()
+	f := follow(t, redistest.Latest(t))
+	f.src.Do(t, "SET", "victim", "x")
+	eventually(t, "it is there", func() bool { return f.dst.DoInt(t, "DEL", "victim") == 1 })
+	f.src.Do(t, "DEL", "victim")
+	if err := replica.Reach(t.Context(), f.sink, f.src.Offset(t)); err != nil {
+		t.Fatal(err)
+	}
+	if why, _ := f.sink.Doubts(); len(why) != 1 || !strings.Contains(why[0], "found nothing to change") {
+		t.Errorf("got %q", why)
+	}
+}
+
 // line is a command that changes something, once the lines before it are done, and how it is counted where the target has not got what they wrote.
 type line struct {
 	command string

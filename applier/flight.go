@@ -101,6 +101,9 @@ func (a *Applier) land(ctx context.Context, f *flight, before error) (committed 
 		}
 	}
 	stop := a.rejectFailed(ctx, f.b, failed)
+	if committed > 0 {
+		a.setCheckpointed() // with all that was counted: who finds the offset reached asks for the doubts next
+	}
 	switch {
 	case open != nil:
 		return committed, a.diverge(ctx, *open)
@@ -189,12 +192,11 @@ func (a *Applier) restoreOwner(p *pipeline) {
 	p.queue(0, p.b.Set().Key(checkpoint.FenceKey(a.Name)).Value(a.owner.fenceValue()).Build(), refOwn)
 }
 
-// account takes a committed transaction into the record. It began with unit from.
+// account takes a committed transaction into the record, which is not published by it. It began with unit from.
 func (a *Applier) account(b *batch, from int, t *transaction) {
 	u := b.units[t.last-1]
 	a.rec.ReplID, a.rec.Offset, a.rec.DB, a.rec.Checked = u.end.ReplID, u.end.Offset, u.end.DB, u.end.Offset
 	first, _ := b.commands(from)
 	a.Status.Commands.Add(int64(u.cmds - first))
 	a.Status.Transactions.Add(1)
-	a.setCheckpointed()
 }

@@ -44,7 +44,8 @@ func newMigration(t testing.TB, source, target string) *migration {
 // running is one process's worth of a migration, in this process.
 type running struct {
 	status *replica.Status
-	spool  *spool.Spool // to look at
+	spool  *spool.Spool     // to look at
+	sink   *applier.Applier // likewise
 	stop   context.CancelFunc
 	done   chan struct{}
 	err    error
@@ -119,6 +120,7 @@ func (m *migration) start(t testing.TB) *running {
 	r.spool = rc.Spool
 	rc.LimitsFile = filepath.Join(home.Dir(), "source-limits")
 	a := applier.New(ac)
+	r.sink = a
 	if m.cutover != nil {
 		c := *m.cutover
 		c.Closer, c.File = a, filepath.Join(home.Dir(), "cutover")
