@@ -85,10 +85,12 @@ type Applier struct {
 	careful time.Time
 
 	mu     sync.Mutex
-	doubts doubts        // of rec
-	moved  chan struct{} // closed when checkpointed moves on
-	done   int64         // checkpointed
-	server string        // of several, the one that was connected to last
+	doubts doubts // of rec
+	// compared is what Commit has yet to take into rec.
+	compared []comparison
+	moved    chan struct{} // closed when checkpointed moves on
+	done     int64         // checkpointed
+	server   string        // of several, the one that was connected to last
 }
 
 var _ replica.Sink = (*Applier)(nil)
@@ -148,6 +150,9 @@ func (a *Applier) setCheckpointed() {
 // Resume implements [replica.Sink].
 func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.Resume, error) {
 	a.queue.reset()
+	a.mu.Lock()
+	a.compared = nil // of a record that is read anew
+	a.mu.Unlock()
 	a.resetExpiries()
 	a.imports.set(false) // until it is certain that the checkpoint says how it was before
 	if err := a.connect(ctx); err != nil {

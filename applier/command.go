@@ -44,12 +44,7 @@ func (a *Applier) translate(u *replica.Unit, cmd replica.Command) (t translated,
 	if len(t.args) == 0 || len(t.args[0]) == 0 {
 		return t, false, errors.New("a command without a name")
 	}
-	if len(a.Rename) > 0 {
-		if usual, ok := a.Rename[strings.ToUpper(string(t.args[0]))]; ok {
-			t.args = slices.Clone(t.args)
-			t.args[0] = []byte(usual)
-		}
-	}
+	t.args = a.unrenamed(t.args)
 	if slices.ContainsFunc(t.args[1:], func(arg []byte) bool { return bytes.HasPrefix(arg, reservedPrefix) }) {
 		if t.args, err = withoutReserved(t.args, a.keys); err != nil || t.args == nil {
 			return t, true, err
@@ -97,6 +92,17 @@ func (a *Applier) translate(u *replica.Unit, cmd replica.Command) (t translated,
 		t.script = settleKeysScript
 	}
 	return t, false, nil
+}
+
+// unrenamed is a command under the name that it has where nobody has renamed it.
+func (a *Applier) unrenamed(args [][]byte) [][]byte {
+	if len(a.Rename) > 0 {
+		if usual, ok := a.Rename[strings.ToUpper(string(args[0]))]; ok {
+			args = slices.Clone(args)
+			args[0] = []byte(usual)
+		}
+	}
+	return args
 }
 
 // flush frees the memory in the background, whatever the source's client wrote: a synchronous one would hold up the target.

@@ -61,6 +61,7 @@ func (a *Applier) Commit(ctx context.Context) error {
 		}
 		b := a.queue.take(ctx, idle.C)
 		a.noteSettling()
+		a.noteCompared()
 		if err := a.owner.why(); err != nil {
 			return err
 		}
@@ -106,7 +107,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 		var following *batch
 		var next *flight
 		var nextErr error
-		if f.to == len(b.units) && !a.noteAsked() {
+		if f.to == len(b.units) && !a.noteAsked() && !a.comparedAsked() {
 			if following = a.queue.takeFull(f.done); following != nil {
 				next, nextErr = a.launch(ctx, following, 0, a.after(f))
 			}

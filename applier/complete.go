@@ -14,11 +14,14 @@ var _ replica.Closer = (*Applier)(nil)
 // doubts is what speaks against the target's being equal to the source, by the record.
 type doubts struct {
 	rejected, diverged, divergence int64
+	differ                         int64 // keys, where replies were lost
 	unchecked                      bool
+	lost                           string // the record's Unchecked
 }
 
 func doubtsOf(r *checkpoint.Record) doubts {
-	return doubts{r.Rejected, r.Diverged, r.Divergence.Total(), r.Unchecked != "" || r.Checked < r.Offset}
+	differ := r.Divergence[checkpoint.LostReply]
+	return doubts{r.Rejected, r.Diverged, r.Divergence.Total() - differ, differ, r.Unchecked != "" || r.Checked < r.Offset, r.Unchecked}
 }
 
 // Doubts implements [replica.Closer].
@@ -34,6 +37,7 @@ func (a *Applier) Doubts() (why []string, unchecked bool) {
 	add(d.rejected, "writes were refused by the target (they are in "+a.Home.RejectedPath()+")")
 	add(d.diverged, "transactions took effect though their guard had not agreed")
 	add(d.divergence, "commands of the stream found nothing to change in the target, where the source had")
+	add(d.differ, "keys differ to which replies were lost")
 	if n := a.Status.Evicted.Load(); n > 0 {
 		add(n, "keys were evicted by the target")
 	}

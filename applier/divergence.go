@@ -8,7 +8,6 @@ import (
 
 	"github.com/redis/rueidis"
 
-	"redferry/applier/checkpoint"
 	"redferry/replica"
 )
 
@@ -139,12 +138,8 @@ func (a *Applier) noteDivergence(b *batch, cmd int) {
 			where = fmt.Sprintf("%q in database %d", arg[:min(len(arg), divergentKeyLen)], b.cmds[cmd].db)
 		}
 	})
-	if a.rec.Divergence == nil {
-		a.rec.Divergence = checkpoint.Divergence{}
-	}
-	a.rec.Divergence[kind]++
+	count := a.rec.NoteDivergence(kind, 1)
 	a.changes++
-	count := a.rec.Divergence[kind]
 	if count == 1 { // those of an earlier snapshot are gone
 		delete(a.divergent, kind)
 	}

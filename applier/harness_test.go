@@ -14,6 +14,7 @@ import (
 
 	"redferry/applier"
 	"redferry/applier/checkpoint"
+	"redferry/applier/verify"
 	"redferry/internal/redistest"
 	"redferry/replica"
 	"redferry/replica/spool"
@@ -32,6 +33,7 @@ type migration struct {
 	dstTLS replica.TLSFiles
 
 	cutover *replica.CutoverConfig // nil for a run that cannot be cut over
+	compare func(keys []string)    // hears which keys are compared because of lost replies; nil for a run that compares none
 	noSpool bool                   // --spool=off
 	spool   spool.Config           // what an operator may choose
 }
@@ -125,6 +127,13 @@ func (m *migration) start(t testing.TB) *running {
 		c := *m.cutover
 		c.Closer, c.File = a, filepath.Join(home.Dir(), "cutover")
 		rc.Cutover = &c
+	}
+	if m.compare != nil {
+		rc.Lost = &replica.LostReplies{Record: a, Compare: func(ctx context.Context, keys []string) (int64, []string, error) {
+			m.compare(keys)
+			report, err := verify.Run(ctx, verify.Config{Source: rc.Source, Target: ac.Target, Name: ac.Name, Mode: verify.Listed, Keys: keys})
+			return report.Total(), nil, err
+		}}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel

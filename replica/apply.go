@@ -181,6 +181,7 @@ func (r *run) stream(ctx context.Context, at Position) error {
 	g.Go(func() error { return r.pass(gctx) })
 	g.Go(func() error { return r.settle(gctx) })
 	g.Go(func() error { return r.cutOvers(gctx) })
+	g.Go(func() error { return r.makeGood(gctx) })
 	err = g.Wait()
 	if AsStop(committed) != nil && AsStop(err) == nil || committed != nil && (errors.Is(err, errStopAt) || errors.Is(err, errCutOver)) {
 		err = committed // found while it drained, after another had ended the group

@@ -275,6 +275,9 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 			return err
 		}
 	}
+	if err := r.recheck(ctx); err != nil {
+		return causeOf(ctx, err)
+	}
 	if err := r.noDoubts(ctx, c); err != nil {
 		return causeOf(ctx, err)
 	}

@@ -26,6 +26,7 @@ type RunConfig struct {
 	Gate          *Gate        // pauses applying; nil for never
 	StopAt        StopAt
 	Cutover       *CutoverConfig // nil for a run that cannot be cut over
+	Lost          *LostReplies   // nil for a run that only notes which replies were lost
 	TTLGrace      time.Duration  // how far behind the source the target may be while it settles; 0 for the default
 	Status        *Status
 	Log           zerolog.Logger
@@ -48,7 +49,7 @@ var errStopAt = errors.New("stop-at reached")
 //
 // Two loops run side by side, receiving into the spool and applying from it. Each begins anew after any error of its own, and leaves the other alone.
 func Run(ctx context.Context, c RunConfig, sink Sink) error {
-	r := &run{RunConfig: c, sink: sink, asked: make(chan int64, 1), caughtUp: make(chan struct{})}
+	r := &run{RunConfig: c, sink: sink, asked: make(chan int64, 1), caughtUp: make(chan struct{}), lost: newLost()}
 	if r.TTLGrace <= 0 {
 		r.TTLGrace = DefaultTTLGrace
 	}
@@ -95,6 +96,7 @@ type run struct {
 	cuts   cuts     // of links by the source, because of its buffer limit
 
 	// Applying's own.
+	lost       lost
 	garbage    int64                      // the offset at which the stream could not be read the last time
 	unreadable int                        // attempts in a row that the spool's disk has ended
 	closing    *closing                   // a cutover behind its point of no return, which ends the stream; nil for none

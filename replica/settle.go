@@ -57,6 +57,9 @@ func (r *run) settle(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+	if err := r.recheck(ctx); err != nil { // for there is no later
+		return err
+	}
 	if err := r.settleBeside(ctx); err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ type Record struct {
 	Rejected  int64  // writes that the target refused for good
 	Diverged  int64  // transactions that committed although their guard had not agreed
 	Unchecked string // ranges of offsets whose replies were lost, as from-to,from-to
-	// Divergence is of the replies that were read, since the snapshot. It is shared by copies of the record.
+	// Divergence is of the replies that were read, since the snapshot, and of what was compared in place of those that were lost. It is shared by copies of the record.
 	Divergence Divergence
 
 	Expiry    string // how the target's expiries are written: shift, import, AsIs or Mixed
@@ -104,6 +104,42 @@ func (r *Record) NoteLostReplies() (lost bool) {
 	}
 	r.Unchecked, r.Checked = strings.Join(ranges, ","), r.Offset
 	return true
+}
+
+// Ranges are the ranges of Unchecked, oldest first. What cannot be read is left out, and stays in Unchecked.
+func (r *Record) Ranges() (list []replica.Range) {
+	for text := range strings.SplitSeq(r.Unchecked, ",") {
+		if part, ok := parseRange(text); ok {
+			list = append(list, part)
+		}
+	}
+	return list
+}
+
+// NoteCompared takes parts of the stream out of Unchecked. What touches one of them and goes beyond it stays.
+func (r *Record) NoteCompared(parts []replica.Range) {
+	var left []string
+	for text := range strings.SplitSeq(r.Unchecked, ",") {
+		lost, ok := parseRange(text)
+		for _, p := range parts {
+			if ok && p.From <= lost.From && p.To > lost.From {
+				lost.From = min(p.To, lost.To)
+				text = lost.String()
+			}
+		}
+		if text != "" && (!ok || lost.From < lost.To) {
+			left = append(left, text)
+		}
+	}
+	r.Unchecked = strings.Join(left, ",")
+}
+
+func parseRange(text string) (r replica.Range, ok bool) {
+	from, to, _ := strings.Cut(text, "-")
+	var bad [2]error
+	r.From, bad[0] = strconv.ParseInt(from, 10, 64)
+	r.To, bad[1] = strconv.ParseInt(to, 10, 64)
+	return r, bad == [2]error{} && r.From < r.To
 }
 
 // Key is the checkpoint's key.

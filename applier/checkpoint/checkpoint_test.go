@@ -1,11 +1,14 @@
 package checkpoint
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+
+	"redferry/replica"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -168,4 +171,29 @@ func FuzzParseDivergence(f *testing.F) {
 			t.Errorf("%q: got %q, and of that %q, %v", text, d, again, err)
 		}
 	})
+}
+
+func TestNoteCompared(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		unchecked, want string
+		parts           []replica.Range
+	}{
+		{"", "", []replica.Range{{From: 1, To: 9}}},
+		{"1-2,5-9", "1-2", []replica.Range{{From: 5, To: 9}}},
+		{"1-2,5-9", "", []replica.Range{{From: 5, To: 9}, {From: 1, To: 2}}},
+		{"1-9", "5-9", []replica.Range{{From: 1, To: 5}}}, // more was lost right behind it meanwhile
+		{"1-9", "1-9", []replica.Range{{From: 5, To: 9}}},
+		{"1-9", "1-9", []replica.Range{{From: 20, To: 30}}},
+		{"nonsense,1-9", "nonsense", []replica.Range{{From: 1, To: 9}}}, // stays for people to see
+	} {
+		r := Record{Unchecked: test.unchecked}
+		if r.NoteCompared(test.parts); r.Unchecked != test.want {
+			t.Errorf("%q without %v: got %q, want %q", test.unchecked, test.parts, r.Unchecked, test.want)
+		}
+	}
+	r := Record{Unchecked: "1-2,nonsense,7-5,40-60"}
+	if got, want := r.Ranges(), []replica.Range{{From: 1, To: 2}, {From: 40, To: 60}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }

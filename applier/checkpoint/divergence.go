@@ -8,8 +8,12 @@ import (
 	"strings"
 )
 
-// Divergence counts the replies of the target that cannot come from the source's data, by the command's name in upper case. nil counts none.
+// Divergence counts the replies of the target that cannot come from the source's data, by the command's name in upper case, and as LostReply the keys that were
+// found different where such replies were lost. nil counts none.
 type Divergence map[string]int64
+
+// LostReply is a Divergence beside the commands'.
+const LostReply = "lost-reply"
 
 // String is the counts as the checkpoint has them, "DEL=1 PEXPIREAT=3": by name, so that equal ones are equal texts. Empty when there are none.
 func (d Divergence) String() string {
@@ -41,6 +45,15 @@ func (d Divergence) AtLeast(other Divergence) Divergence {
 		larger[name] = max(n, larger[name])
 	}
 	return larger
+}
+
+// NoteDivergence counts, and tells the new count.
+func (r *Record) NoteDivergence(kind string, n int64) int64 {
+	if r.Divergence == nil {
+		r.Divergence = Divergence{}
+	}
+	r.Divergence[kind] += n
+	return r.Divergence[kind]
 }
 
 // parseDivergence reads what String wrote.

@@ -34,8 +34,11 @@ func (r *run) databases(ctx context.Context) ([]int, error) {
 			}
 		}
 	}
-	if r.Mode == Sample {
+	switch r.Mode {
+	case Sample:
 		r.total.Store(int64(2 * r.Sample * len(found)))
+	case Listed:
+		r.total.Store(int64(len(r.Keys) * len(found)))
 	}
 	return slices.Sorted(maps.Keys(found)), nil
 }
@@ -207,8 +210,8 @@ func (w *worker) extra(ctx context.Context, db int, keys []string) (found []Diff
 	return found, nil
 }
 
-// sample compares random keys of either side.
-func (r *run) sample(ctx context.Context, db int) error {
+// some compares some keys of a database: those that are listed, or random ones of either side.
+func (r *run) some(ctx context.Context, db int) error {
 	for _, c := range []*conn{r.scanner.source, r.scanner.target} {
 		there, err := c.selects(ctx, db)
 		if err != nil {
@@ -218,33 +221,41 @@ func (r *run) sample(ctx context.Context, db int) error {
 			return r.absent(ctx, c, db)
 		}
 	}
+	if r.Mode == Listed {
+		return r.these(ctx, db, r.Keys)
+	}
 	for _, c := range []*conn{r.scanner.source, r.scanner.target} {
 		keys, err := c.random(ctx, db, r.Sample)
 		if err != nil {
 			return err
 		}
-		pages := make(chan []string)
-		g, gctx := errgroup.WithContext(ctx)
-		g.Go(func() error {
-			defer close(pages)
-			for page := range slices.Chunk(keys, r.burst) {
-				if err := r.pace(gctx, len(page)); err != nil {
-					return err
-				}
-				select {
-				case pages <- page:
-				case <-gctx.Done():
-					return gctx.Err()
-				}
-			}
-			return nil
-		})
-		r.look(g, gctx, db, pages, (*worker).compare)
-		if err := g.Wait(); err != nil {
+		if err := r.these(ctx, db, keys); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// these compares keys of a database, whether they are there or not.
+func (r *run) these(ctx context.Context, db int, keys []string) error {
+	pages := make(chan []string)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(pages)
+		for page := range slices.Chunk(keys, r.burst) {
+			if err := r.pace(gctx, len(page)); err != nil {
+				return err
+			}
+			select {
+			case pages <- page:
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		}
+		return nil
+	})
+	r.look(g, gctx, db, pages, (*worker).compare)
+	return g.Wait()
 }
 
 // random asks for n random keys; the same ones come once.

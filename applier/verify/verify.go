@@ -21,6 +21,7 @@ const (
 	Count  Mode = "count"  // how many keys each database has
 	Sample Mode = "sample" // some random keys of each database, of either side
 	Full   Mode = "full"   // all keys
+	Listed Mode = "listed" // those of Config.Keys, in each database
 )
 
 // Config says what is compared, and how. The zero value of all but the ends is usable.
@@ -29,6 +30,8 @@ type Config struct {
 	// Name is the migration that may lie between the two; empty for "default". Where the target has no checkpoint of it, nothing is known of how far the target is.
 	Name string
 	Mode Mode // empty for Full
+	// Keys are what Listed looks at.
+	Keys []string
 	// Sample is how many keys of each database and side Sample looks at; 0 means 1000.
 	Sample int
 	// Rate is how many keys of either side are looked at in a second at most; 0 means as many as go.
@@ -188,8 +191,8 @@ func (r *run) all(ctx context.Context) error {
 		switch r.Mode {
 		case Count:
 			err = r.count(ctx, db)
-		case Sample:
-			err = r.sample(ctx, db)
+		case Sample, Listed:
+			err = r.some(ctx, db)
 		default:
 			err = r.database(ctx, db)
 		}

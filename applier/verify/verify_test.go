@@ -40,6 +40,10 @@ func TestFewDifferences(t *testing.T) {
 		`extra db 3 key "elsewhere": source has not, target has it`,
 		`missing db 4 key "elsewhere": source has it until 20`,
 	)
+	listed := check(t, src, dst, verify.Config{Mode: verify.Listed, Keys: []string{"elsewhere", "extra", "nowhere", "string:20", "string:40"}, First: 10})
+	wantDifferences(
+		t, listed, `extra db 0 key "extra": `, `ttl db 0 key "string:20": `, `extra db 3 key "elsewhere": `, `missing db 4 key "elsewhere": `,
+	)
 }
 
 // wantDifferences fails the test unless each difference begins with another one of these.

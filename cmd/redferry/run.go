@@ -99,7 +99,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	screen.alsoTell(journal.observe)
 	gate := &replica.Gate{}
 	cutovers := &cutovers{
-		ends: verify.Config{Source: source, Target: target, Name: c.Name, First: 1}, hook: c.OnCutover, name: c.Name, orders: replica.NewOrders(), stops: c.StopAt != "", log: log,
+		ends: verify.Config{Source: source, Target: target, Name: c.Name}, hook: c.OnCutover, name: c.Name, orders: replica.NewOrders(), stops: c.StopAt != "", log: log,
 	}
 	controls := admin.Controls{
 		Report: reporter(c.identity(source, target, home), screen), Gate: gate, Events: eventsFile(home.Dir()), Settings: screen.settings(), Shutdown: shutdown,
@@ -119,7 +119,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	config := replica.RunConfig{
 		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness", Gate: gate,
 		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, TTLGrace: c.TTLGrace, Status: screen.status, Log: log,
-		Cutover: cutovers.config(&c.autoFlags, a, home.Dir()),
+		Cutover: cutovers.config(&c.autoFlags, a, home.Dir()), Lost: &replica.LostReplies{Record: a, Compare: compareKeys(cutovers.ends)},
 	}
 	return beside(ctx, log, func() error { return replica.Run(ctx, config, a) }, services...)
 }

@@ -310,6 +310,6 @@ func TestRunThatSeesADivergence(t *testing.T) {
 	run.untilText(t, `"command":"SREM","count":1,"keys":["\"members\" in database 0"]`)
 	run.Signal(os.Interrupt)
 	run.wait(t).expect(t, exitDone, `"divergence":1,"divergence_kinds":"SREM=1"`)
-	p.run(t, with(ends(source, target), "--stop-at", "caught-up", "--log-format", "console")...).expect(t, exitDone, "1 command found nothing to change there (SREM=1)")
+	p.run(t, with(ends(source, target), "--stop-at", "caught-up", "--log-format", "console")...).expect(t, exitDone, "that has shown 1 time since the snapshot (SREM=1)")
 	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "SREM=1: ")
 }

@@ -290,7 +290,7 @@ func summary(p *replica.Progress, took time.Duration) string {
 	}
 	text := fmt.Sprintf("In %s: %s; %s", short(took), strings.Join(parts, ", "), strings.Join(counts, ", "))
 	if n := p.Divergence.Load(); n > 0 {
-		text += fmt.Sprintf(". The target differs from the source: since the snapshot %s found nothing to change there (%s)", plural(n, "command"), divergenceKinds(p))
+		text += fmt.Sprintf(". The target differs from the source: that has shown %s since the snapshot (%s)", plural(n, "time"), divergenceKinds(p))
 	}
 	return text
 }

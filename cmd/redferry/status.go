@@ -286,7 +286,16 @@ func divergenceText(r *checkpoint.Record) string {
 	if r.Divergence.Total() == 0 {
 		return "0"
 	}
-	return fmt.Sprintf("%s: commands of the stream that found nothing to change in the target, where the source had: compare both sides", r.Divergence)
+	return divergenceKindsText(r.Divergence.String())
+}
+
+// divergenceKindsText says what kinds of divergence, as the checkpoint has them, mean.
+func divergenceKindsText(kinds string) string {
+	text := kinds + ": commands of the stream that found nothing to change in the target, where the source had"
+	if strings.Contains(kinds, checkpoint.LostReply) {
+		text += "; " + checkpoint.LostReply + ": keys that differ, to which replies were lost"
+	}
+	return text + ": compare both sides"
 }
 
 func uncheckedText(r *checkpoint.Record) string {

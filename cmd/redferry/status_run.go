@@ -110,7 +110,7 @@ func divergenceOf(l *replica.LossView) string {
 	if l.Divergence == 0 {
 		return "0"
 	}
-	return fmt.Sprintf("%s: commands of the stream that found nothing to change in the target, where the source had: compare both sides", l.DivergenceKinds)
+	return divergenceKindsText(l.DivergenceKinds)
 }
 
 func spoolText(s *replica.SpoolView) string {

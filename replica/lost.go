@@ -1,0 +1,163 @@
+package replica
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// A connection to the target that breaks behind an EXEC takes the replies with it: the checkpoint tells that the writes are there, and nothing tells whether each of them did
+// there what it did in the source. The parts of the stream of which that is so are kept in the target's record. Here they are made good: which keys such a part has written is
+// read from the spool, for as long as it has that part, and those keys are compared with the source's as soon as the target is in sync.
+
+// LostReplies is what a run needs to make good for replies that were lost.
+type LostReplies struct {
+	Record ReplyRecord
+	// Compare compares these keys in every database of source and target, while both are written to, and tells in how many they differ, with the first of them in words.
+	Compare func(ctx context.Context, keys []string) (differ int64, first []string, err error)
+}
+
+// ReplyRecord is what a target's record says of replies. It is asked while a run follows the stream, by any goroutine.
+type ReplyRecord interface {
+	// Unchecked are the parts of the stream that are in the target although the replies to them were lost, but for those that were compared since; oldest first.
+	Unchecked() []Range
+	// Keys calls add with all keys that a unit writes, whose memory is the unit's. false says that these are not all.
+	Keys(u *Unit, add func(key []byte)) (all bool)
+	// Compared has the record say that all keys of these parts were compared with the source's, and in how many of them source and target differ. It returns when it does.
+	Compared(ctx context.Context, parts []Range, differ int64, first []string) error
+}
+
+// Range is a part of a replication history: the bytes behind offset From, up to To. Both are ends of units.
+type Range struct{ From, To int64 }
+
+// String is for messages.
+func (r Range) String() string { return fmt.Sprintf("%d-%d", r.From, r.To) }
+
+const (
+	maxLostKeys = 100_000     // that are kept until they can be compared; what writes more is left to a cutover, which compares all there are
+	lostAgain   = time.Minute // after which a comparison that could not be made is tried again
+)
+
+// lost is what a run knows of lost replies.
+type lost struct {
+	busy chan struct{} // has one while a goroutine is at it
+	// keys are those that the parts write; nil for a part of which they are not known.
+	keys  map[Range]map[string]bool
+	again time.Time
+}
+
+func newLost() lost { return lost{busy: make(chan struct{}, 1), keys: map[Range]map[string]bool{}} }
+
+// makeGood compares what lost replies have left unchecked, whenever the target is in sync.
+func (r *run) makeGood(ctx context.Context) error {
+	if r.Lost == nil {
+		return nil
+	}
+	return every(ctx, time.Second, func() error {
+		if r.Status.Base() == InSync && !r.Gate.Paused() && time.Now().After(r.lost.again) {
+			return r.recheck(ctx)
+		}
+		return r.lostKeys(ctx) // before the spool frees them
+	})
+}
+
+// recheck compares now what can be compared. Its error is that of ctx: that it cannot be done is only told, for a cutover asks what is left.
+func (r *run) recheck(ctx context.Context) error {
+	if r.Lost == nil {
+		return nil
+	}
+	if err := r.lostKeys(ctx); err != nil {
+		return err
+	}
+	select {
+	case r.lost.busy <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.lost.busy }()
+	all := map[string]bool{}
+	var parts []Range
+	for part, keys := range r.lost.keys {
+		if keys != nil {
+			parts = append(parts, part)
+			maps.Copy(all, keys)
+		}
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	differ, first, err := r.Lost.Compare(ctx, slices.Sorted(maps.Keys(all)))
+	if err == nil {
+		err = r.Lost.Record.Compared(ctx, parts, differ, first)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		r.lost.again = time.Now().Add(lostAgain)
+		r.Log.Warn().Err(err).Int("keys", len(all)).Msg("cannot compare the keys that lost replies were about; it is tried again, and a cutover compares all keys where nothing has")
+	}
+	return nil
+}
+
+// lostKeys finds out which keys are to be compared, and forgets those that were.
+func (r *run) lostKeys(ctx context.Context) error {
+	select {
+	case r.lost.busy <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.lost.busy }()
+	parts := r.Lost.Record.Unchecked()
+	room := maxLostKeys
+	for part, keys := range r.lost.keys {
+		if slices.Contains(parts, part) {
+			room -= len(keys)
+		} else {
+			delete(r.lost.keys, part)
+		}
+	}
+	for _, part := range parts {
+		if _, known := r.lost.keys[part]; known {
+			continue
+		}
+		keys, err := r.keysOf(ctx, part, room)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			r.Log.Info().Err(err).Stringer("offsets", part).Msg("replies were lost, and it cannot be told which keys they were about: a cutover compares all there are")
+		}
+		r.lost.keys[part] = keys
+		room -= len(keys)
+	}
+	return nil
+}
+
+// keysOf reads from the spool which keys a part of the stream writes: of no database, since what selected it may lie before the part.
+func (r *run) keysOf(ctx context.Context, part Range, most int) (map[string]bool, error) {
+	in, err := r.Spool.ReadStream(part.From)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	defer context.AfterFunc(ctx, in.Interrupt)()
+	stream := NewStream(bufio.NewReaderSize(in, loadBuffer), Position{Offset: part.From})
+	keys := map[string]bool{}
+	for stream.Position().Offset < part.To {
+		var u Unit
+		if err := stream.Next(&u); err != nil {
+			return nil, fmt.Errorf("read the spool's stream: %w", err)
+		}
+		if !r.Lost.Record.Keys(&u, func(key []byte) { keys[string(key)] = true }) {
+			return nil, fmt.Errorf("the unit that ends at offset %d does not name all keys that it writes", u.End.Offset)
+		}
+		if len(keys) > most {
+			return nil, fmt.Errorf("it writes more than %d keys", most)
+		}
+	}
+	return keys, nil
+}
