@@ -88,6 +88,9 @@ func (c *cutovers) cutover(o cutoverOrder) replica.Cutover {
 	return r
 }
 
+// tolerance is how far two expiries may be apart where the target's may have been put off by a grace.
+func tolerance(grace time.Duration) time.Duration { return grace + time.Second }
+
 // compare is an error where the two ends differ.
 func (c *cutovers) compare(ctx context.Context, mode verify.Mode) error {
 	conf := c.ends

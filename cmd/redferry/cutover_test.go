@@ -68,3 +68,18 @@ func TestCutover(t *testing.T) {
 		t.Errorf("the target has %q", keys)
 	}
 }
+
+// What the grace has put off is no difference.
+func TestCutoverComparesWithTheGrace(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	source.Do(t, "SET", "volatile", "x", "PX", "3600000")
+	p := newProgram(t)
+	run := p.start(t, with(ends(source, target), "--ttl-grace", "5s")...)
+	run.until(t, "in_sync")
+	p.run(t, "cutover", "--verify", "full").expect(t, exitDone, "cut over")
+	run.wait(t).expect(t, exitDone)
+	if late := target.DoInt(t, "PEXPIRETIME", "volatile") - source.DoInt(t, "PEXPIRETIME", "volatile"); late != 5000 {
+		t.Errorf("it expires %d ms late, want 5000", late)
+	}
+}

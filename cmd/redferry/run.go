@@ -99,7 +99,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	screen.alsoTell(journal.observe)
 	gate := &replica.Gate{}
 	cutovers := &cutovers{
-		ends: verify.Config{Source: source, Target: target, Name: c.Name}, hook: c.OnCutover, name: c.Name, orders: replica.NewOrders(), stops: c.StopAt != "", log: log,
+		ends: verify.Config{Source: source, Target: target, Name: c.Name, TTLTolerance: tolerance(c.TTLGrace)}, hook: c.OnCutover, name: c.Name, orders: replica.NewOrders(), stops: c.StopAt != "", log: log,
 	}
 	controls := admin.Controls{
 		Report: reporter(c.identity(source, target, home), screen), Gate: gate, Events: eventsFile(home.Dir()), Settings: screen.settings(), Shutdown: shutdown,
