@@ -287,7 +287,7 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 	if err := r.noDoubts(ctx, c); err != nil { // settling may have shown some
 		return causeOf(ctx, err)
 	}
-	return r.stopWrites(context.WithoutCancel(ctx), ctx, c)
+	return r.stopWrites(ctx, c)
 }
 
 // noDoubts is an error when the target may not equal the source.
@@ -314,15 +314,18 @@ func doubtful(doubts []string) error {
 	}
 }
 
-// stopWrites pauses the source's writes, and makes sure that the target has all of them, within the timeout; then it has the source refuse them. ctx does not end; life does.
-func (r *run) stopWrites(ctx, life context.Context, c *closing) (err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.config.Timeout, fmt.Errorf("the source's writes were stopped for %v, which is the timeout", c.config.Timeout))
+// stopWrites pauses the source's writes, and makes sure that the target has all of them, within the timeout; then it has the source refuse them. Until then ctx can end it.
+func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
+	tooLong := fmt.Errorf("the source's writes were stopped for %v, which is the timeout", c.config.Timeout)
+	waiting, cancel := context.WithTimeoutCause(ctx, c.config.Timeout, tooLong)
 	defer cancel()
+	asking, cancelAsking := context.WithTimeoutCause(context.WithoutCancel(ctx), c.config.Timeout, tooLong) // what the source is to do, which must not be left half done
+	defer cancelAsking()
 	r.Status.Set(CuttingOver, "the source's writes are being stopped")
 	w := c.writes
 	if !c.config.WritesStopped && !c.resumed {
 		c.stopped = time.Now()
-		if err := w.pause(ctx, c.config.Timeout); err != nil {
+		if err := w.pause(asking, c.config.Timeout); err != nil {
 			return err
 		}
 		defer func() {
@@ -331,16 +334,19 @@ func (r *run) stopWrites(ctx, life context.Context, c *closing) (err error) {
 			}
 		}()
 	}
-	if err := r.drain(ctx, life, w); err != nil {
-		return causeOf(ctx, err)
+	if err := r.drain(waiting, w); err != nil {
+		return causeOf(waiting, err)
 	}
 	if doubts, _ := r.Cutover.Closer.Doubts(); len(doubts) > 0 && !c.config.Force { // of what came last
 		return doubtful(doubts)
 	}
 	if c.config.Compare != nil {
-		if err := c.config.Compare(ctx); err != nil {
-			return causeOf(ctx, err)
+		if err := c.config.Compare(waiting); err != nil {
+			return causeOf(waiting, err)
 		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	if c.config.After != SourceRefuses || !w.primary {
 		if err := w.note().write(r.Cutover.File); err != nil {
@@ -348,18 +354,15 @@ func (r *run) stopWrites(ctx, life context.Context, c *closing) (err error) {
 		}
 		return w.stillPaused()
 	}
-	if life.Err() != nil {
-		return context.Cause(life)
-	}
-	if err := w.refuse(ctx, c.config.Force); err != nil {
+	if err := w.refuse(asking, c.config.Force); err != nil {
 		return err
 	}
 	// What the source has taken up to its refusal is all that it will ever acknowledge, however long the pause really was.
-	last, cancelLast := context.WithTimeoutCause(context.WithoutCancel(life), c.config.Timeout, fmt.Errorf("the target did not get the last writes within %v", c.config.Timeout))
+	last, cancelLast := context.WithTimeoutCause(ctx, c.config.Timeout, fmt.Errorf("the target did not get the last writes within %v", c.config.Timeout))
 	defer cancelLast()
-	err = r.drain(last, life, w)
-	if err == nil && life.Err() != nil {
-		err = context.Cause(life)
+	err = r.drain(last, w)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		err = causeOf(last, err)
@@ -371,10 +374,7 @@ func (r *run) stopWrites(ctx, life context.Context, c *closing) (err error) {
 }
 
 // drain waits until the target has all that the source has written by now.
-func (r *run) drain(ctx, life context.Context, w *sourceWrites) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	defer context.AfterFunc(life, func() { stop(context.Cause(life)) })()
+func (r *run) drain(ctx context.Context, w *sourceWrites) error {
 	offset, _, err := w.src.offset(ctx, r.Spool.Contents().EndID)
 	if err != nil {
 		return err

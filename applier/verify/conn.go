@@ -2,8 +2,10 @@ package verify
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +25,8 @@ type conn struct {
 	client    rueidis.Client
 	dedicated rueidis.DedicatedClient
 	release   func()
-	db        int // that is selected
+	cut       func() // ends what is left of its connections
+	db        int    // that is selected
 
 	runID    string
 	info     map[string]string
@@ -38,14 +41,27 @@ func dial(ctx context.Context, end string, e replica.Endpoint) (*conn, error) {
 	o := e.ClientOption()
 	o.ConnWriteTimeout = replyTimeout
 	o.ReadBufferEachConn, o.WriteBufferEachConn = 64<<10, 64<<10
+	// While rueidis waits for a reply it looks at deadlines only: so that who gives up need not wait for a server that hangs, the connection ends with ctx.
+	c := &conn{end: end, endpoint: e}
+	ctx, c.cut = context.WithCancel(ctx)
+	o.DialCtxFn = func(dialing context.Context, _ string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
+		nc, err := e.Dial(dialing)
+		if err == nil {
+			context.AfterFunc(ctx, func() { _ = nc.Close() })
+		}
+		return nc, err
+	}
 	client, err := rueidis.NewClient(o)
+	if err != nil {
+		c.cut()
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("the %s %s does not answer: %w", end, e, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to the %s %s: %w", end, e, replica.AuthStop(end, e, err))
 	}
-	c := &conn{end: end, endpoint: e, client: client}
+	c.client = client
 	c.dedicated, c.release = client.Dedicate() // SELECT and WATCH are state of a connection
 	if err := c.ask(ctx); err != nil {
 		c.close()
@@ -58,6 +74,7 @@ func (c *conn) close() {
 	c.dedicated.Close()
 	c.release()
 	c.client.Close()
+	c.cut()
 }
 
 func (c *conn) ask(ctx context.Context) error {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -264,13 +265,14 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var watcher sync.WaitGroup
 	watcher.Go(func() { c.watch(watching, s) })
-	took := context.AfterFunc(ctx, func() { // what is not stopped yet is taken back; the answer comes all the same
-		_, _ = c.command(watching, "CUTOVER", "CANCEL")
-	})
+	answered := context.AfterFunc(ctx, client.HangUp) // that takes it back, if it comes in time; the answer comes all the same
 	text, err := client.Do(watching, "CUTOVER", string(order))
-	took()
+	answered()
 	stop()
 	watcher.Wait()
+	if errors.Is(err, syscall.EPIPE) && ctx.Err() != nil { // the order was not given
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		return heard(err)
 	}

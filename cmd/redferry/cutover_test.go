@@ -5,10 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"redferry/internal/redistest"
+	"redferry/replica"
 )
 
 // An operator ends a migration, and opens the source again.
@@ -82,4 +84,71 @@ func TestCutoverComparesWithTheGrace(t *testing.T) {
 	if late := target.DoInt(t, "PEXPIRETIME", "volatile") - source.DoInt(t, "PEXPIRETIME", "volatile"); late != 5000 {
 		t.Errorf("it expires %d ms late, want 5000", late)
 	}
+}
+
+// Whoever has asked for a cutover takes it back before the point of no return by hanging up, however that comes about: the source goes on at once, and so does replication.
+func TestCutoverIsTakenBack(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	proxy := redistest.NewCommandProxy(t, target.Addr())
+	p := newProgram(t)
+	run := p.start(t, "run", "--source", source.URL(), "--target", target.URLAt(proxy.Addr()))
+	run.until(t, "in_sync")
+	tests := []struct {
+		name string
+		back func(t *testing.T, asked *running)
+		code int // of redferry cutover; -1 when it was killed
+		text string
+	}{
+		{"SIGKILL", func(_ *testing.T, asked *running) { asked.Kill() }, -1, ""},
+		{"SIGINT", func(_ *testing.T, asked *running) { asked.Signal(os.Interrupt) }, exitFailed, "no cutover, and replication goes on: it was taken back"},
+		{"SIGHUP", func(_ *testing.T, asked *running) { asked.Signal(syscall.SIGHUP) }, exitFailed, "no cutover, and replication goes on: it was taken back"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			held, let := make(chan struct{}, 100), make(chan struct{})
+			proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+				if strings.EqualFold(string(args[0]), "DBSIZE") { // it is counted while the source's writes are stopped
+					held <- struct{}{}
+					<-let
+				}
+				return redistest.Forward()
+			})
+			asked := p.start(t, "cutover", "--timeout", "1m")
+			select {
+			case <-held:
+			case <-time.After(20 * time.Second):
+				t.Fatal("it does not come to stopped writes")
+			}
+			wrote := make(chan error, 1)
+			go func() { wrote <- source.TryDo("SET", test.name, "x") }()
+			select {
+			case err := <-wrote:
+				t.Errorf("the source's writes are not stopped: %v", err)
+			case <-time.After(300 * time.Millisecond):
+			}
+			began := time.Now()
+			test.back(t, asked)
+			select {
+			case err := <-wrote:
+				if took := time.Since(began); err != nil || took > 3*time.Second { // a pause that is not ended runs out after 4 s
+					t.Errorf("the source takes a write after %v: %v", took, err)
+				}
+			case <-time.After(30 * time.Second):
+				t.Error("the source's writes are still stopped")
+			}
+			close(let)
+			if test.code >= 0 {
+				asked.wait(t).expect(t, test.code, test.text)
+			}
+			wait(t, "replication goes on", func() bool { return target.DoString(t, "GET", test.name) == "x" })
+			wait(t, "it is in sync", func() bool { return p.status(t).Run.State == replica.InSync })
+			if got := source.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1]; got != "0" {
+				t.Errorf("min-replicas-to-write is %s", got)
+			}
+		})
+	}
+	proxy.Handle(nil)
+	p.run(t, "cutover").expect(t, exitDone)
+	run.wait(t).expect(t, exitDone)
 }

@@ -68,7 +68,7 @@ func TestStopAtOffset(t *testing.T) {
 
 func TestSignals(t *testing.T) {
 	t.Parallel()
-	for name, sig := range map[string]os.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": os.Interrupt} {
+	for name, sig := range map[string]os.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": os.Interrupt, "SIGHUP": syscall.SIGHUP} {
 		t.Run(name, func(t *testing.T) {
 			source, target := pair(t)
 			run := newProgram(t).start(t, with(ends(source, target))...)

@@ -12,26 +12,28 @@ import (
 // errSignal is the cause of a context that a signal has ended.
 var errSignal = errors.New("received")
 
-// signalContext ends at the first SIGTERM or Ctrl-C, with the signal as its cause. A second one ends the process at once, with exit code 1: the
-// target's checkpoint says how far it is, and the same command goes on from there.
+// signalContext ends at the first SIGTERM, Ctrl-C or SIGHUP, with the signal as its cause. A second one ends the process at once, with exit code 1: the
+// target's checkpoint says how far it is, and the same command goes on from there. A terminal that hangs up may say so twice, which counts once; nohup keeps it from being heard at all.
 func signalContext() (context.Context, func()) {
+	names := map[os.Signal]string{os.Interrupt: "SIGINT", syscall.SIGTERM: "SIGTERM", syscall.SIGHUP: "SIGHUP"}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		for n := 0; ; n++ {
+		for {
 			select {
 			case sig := <-signals:
-				if n > 0 {
+				switch {
+				case ctx.Err() == nil:
+					cancel(fmt.Errorf("%s %w", names[sig], errSignal))
+				case sig != syscall.SIGHUP:
 					os.Exit(exitFailed)
 				}
-				name := "SIGTERM"
-				if sig == os.Interrupt {
-					name = "SIGINT"
-				}
-				cancel(fmt.Errorf("%s %w", name, errSignal))
 			case <-end:
 				return
 			}

@@ -1,11 +1,13 @@
 // Package admin lets an operator look at a run and steer it, over a socket that speaks RESP, so that redis-cli and every client library can be used; and has the client for that.
 //
-// Goroutines: one accepts for each listener, one serves each connection; [Server.Run] waits for them all. Commands of different connections run side by side, those of one
-// one after another. Invariants: whatever is sent, it cannot hurt the run: requests, replies, connections and the time that they may take are bounded, nothing is read
-// that was not announced within its limits, and a panic is not among the answers. It holds no data, and never speaks the replication protocol.
+// Goroutines: one accepts for each listener, one serves each connection, and one more looks, while a command runs, whether its client hangs up; [Server.Run] waits for them all.
+// Commands of different connections run side by side, those of one one after another. Invariants: whatever is sent, it cannot hurt the run: requests, replies, connections and
+// the time that they may take are bounded, nothing is read that was not announced within its limits, and a panic is not among the answers. It holds no data, and never speaks
+// the replication protocol.
 package admin
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -198,7 +200,7 @@ func (s *Server) accept(ctx context.Context, d *door) error {
 		}
 		s.conns.Go(func() {
 			defer func() { <-d.slots }()
-			c := &conn{Server: s, nc: nc, id: s.ids.Add(1), trusted: !d.locked}
+			c := &conn{Server: s, nc: nc, in: bufio.NewReaderSize(nc, maxLine), id: s.ids.Add(1), trusted: !d.locked}
 			c.serve(ctx)
 		})
 	}

@@ -37,6 +37,7 @@ type fixture struct {
 	level    string
 	shutdown atomic.Int64
 	held     chan struct{} // HOLD waits for it
+	ended    chan error    // why HOLD was not held on, as its context says
 	end      func() error  // ends the server and gives what Run returned
 }
 
@@ -47,7 +48,7 @@ func start(t *testing.T, change ...func(*Server)) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	f := &fixture{socket: filepath.Join(dir, "redferry.sock"), gate: &replica.Gate{}, level: "info", held: make(chan struct{})}
+	f := &fixture{socket: filepath.Join(dir, "redferry.sock"), gate: &replica.Gate{}, level: "info", held: make(chan struct{}), ended: make(chan error, 10)}
 	log, err := events.Open(filepath.Join(dir, "events.jsonl"))
 	if err != nil {
 		t.Fatal(err)
@@ -85,6 +86,7 @@ func start(t *testing.T, change ...func(*Server)) *fixture {
 		case <-f.held:
 			return Simple("held"), nil
 		case <-ctx.Done():
+			f.ended <- context.Cause(ctx)
 			return nil, errors.New("ERR the run ends")
 		}
 	}}
@@ -295,6 +297,127 @@ func TestLongCommand(t *testing.T) {
 	if _, err := Dial(t.Context(), f.socket); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A command is told that its client has hung up, however that has come about; requests that wait behind it are no end.
+func TestHangingUp(t *testing.T) {
+	f := start(t, func(s *Server) { s.idle = 100 * time.Millisecond })
+	ended := func(t *testing.T) {
+		t.Helper()
+		select {
+		case err := <-f.ended:
+			if !errors.Is(err, ErrHungUp) {
+				t.Errorf("it ended with %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("it goes on")
+		}
+	}
+	goesOn := func(t *testing.T) {
+		t.Helper()
+		select {
+		case err := <-f.ended:
+			t.Fatalf("it ended with %v", err)
+		case <-time.After(2 * f.idle): // which is for those that are to say something
+		}
+	}
+	for _, network := range []string{"unix", "tcp"} {
+		hold := func(t *testing.T, behind string) *peer {
+			t.Helper()
+			p := connect(t, network, map[string]string{"unix": f.socket, "tcp": f.tcp}[network])
+			if network == "tcp" && p.say("AUTH s3cret\r\n") != "+OK" {
+				t.Fatal("the password is not taken")
+			}
+			if _, err := io.WriteString(p, "HOLD\r\n"+behind); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		t.Run(network, func(t *testing.T) {
+			for name, behind := range map[string]string{"alone": "", "with requests behind it": "PING\r\nHOLD\r\n", "in the midst of one": "*2\r\n$4\r\nEV"} {
+				t.Run(name, func(t *testing.T) {
+					p := hold(t, behind)
+					goesOn(t)
+					_ = p.Close()
+					ended(t)
+					if behind == "PING\r\nHOLD\r\n" { // which ends likewise
+						ended(t)
+					}
+				})
+			}
+			t.Run("reset", func(t *testing.T) {
+				p := hold(t, "")
+				if tcp, ok := p.Conn.(*net.TCPConn); ok {
+					_ = tcp.SetLinger(0)
+				}
+				_ = p.Close()
+				ended(t)
+			})
+			t.Run("its own side only", func(t *testing.T) {
+				p := hold(t, "")
+				if err := p.Conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+				ended(t)
+				if got := p.line(); got != "-ERR the run ends" || !p.gone() {
+					t.Errorf("got %s", got)
+				}
+			})
+			t.Run("requests meanwhile", func(t *testing.T) {
+				p := hold(t, "")
+				for range 3 {
+					time.Sleep(20 * time.Millisecond)
+					if _, err := io.WriteString(p, "PING\r\n"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				goesOn(t)
+				f.held <- struct{}{}
+				for i, want := range []string{"+held", "+PONG", "+PONG", "+PONG"} {
+					if got := p.line(); got != want {
+						t.Errorf("answer %d: got %s, want %s", i, got, want)
+					}
+				}
+				if got := p.say("PING\r\n"); got != "+PONG" {
+					t.Errorf("later: got %s", got)
+				}
+			})
+			t.Run("more than is kept", func(t *testing.T) { // nothing is read of it
+				p := hold(t, "")
+				_ = p.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+				if _, err := io.Copy(p, io.LimitReader(endless{}, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("got %v", err)
+				}
+				goesOn(t)
+				f.held <- struct{}{}
+				if got := p.line(); got != "+held" && !strings.HasPrefix(got, "-ERR") {
+					t.Errorf("got %s", got)
+				}
+			})
+		})
+	}
+	t.Run("a Client, which hears how it ended", func(t *testing.T) {
+		c, err := Dial(t.Context(), f.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		time.AfterFunc(50*time.Millisecond, c.HangUp)
+		if _, err := c.Do(t.Context(), "HOLD"); err == nil || err.Error() != "ERR the run ends" {
+			t.Errorf("got %v", err)
+		}
+		ended(t)
+	})
+}
+
+// endless are lines without end.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
 }
 
 // A client of RESP3 is answered in it, from HELLO 3 until HELLO 2.

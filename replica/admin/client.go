@@ -20,7 +20,7 @@ var ErrNotRunning = errors.New("no run listens there")
 // maxReply is the longest reply that a Client takes.
 const maxReply = 16 << 20
 
-// Client gives commands to a run on this machine. One goroutine uses it.
+// Client gives commands to a run on this machine. One goroutine uses it, but for HangUp.
 type Client struct {
 	nc  net.Conn
 	buf []byte // read, and not yet returned
@@ -44,6 +44,11 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 
 // Close closes the connection.
 func (c *Client) Close() error { return c.nc.Close() }
+
+// HangUp says that nobody wants what Do waits for any more: a command that can be taken back is, and Do returns how it ended. Nothing can be asked behind it. Any goroutine may call it.
+func (c *Client) HangUp() {
+	_ = c.nc.(*net.UnixConn).CloseWrite() // an error says that the connection is gone already
+}
 
 // Do gives a command and returns its answer; of a list, a line for each element. An error of the server is an error with its text. After any other
 // error the Client is of no use. Without a deadline in ctx it waits for as long as the command takes.

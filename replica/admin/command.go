@@ -14,8 +14,8 @@ type Command struct {
 	Args  string // as HELP and COMMAND DOCS show them: "[section]"; may be empty
 	Arity int    // as in Redis: how many words with the name; of -n, n at least
 	Help  string // one sentence
-	// Run carries it out. It is called from many goroutines, one for each connection, and may take its time: other connections go on. ctx ends when the server does, and not
-	// when the client hangs up. An error's text may begin with a word in capitals, as Redis' errors do.
+	// Run carries it out. It is called from many goroutines, one for each connection, and may take its time: other connections go on. ctx ends when the server does, and, with
+	// ErrHungUp as its cause, when the client hangs up. An error's text may begin with a word in capitals, as Redis' errors do.
 	Run func(ctx context.Context, args []string) (any, error)
 
 	basic func(c *conn, args []string) (any, error) // in place of Run: of a connection

@@ -7,14 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 )
+
+// ErrHungUp is why a command is ended whose client has hung up.
+var ErrHungUp = errors.New("who has asked for it has hung up")
 
 // conn is one connection. One goroutine uses it.
 type conn struct {
 	*Server
 	nc      net.Conn
+	in      *bufio.Reader // of nc, with a buffer of maxLine
 	id      int64
 	trusted bool // it may give commands
 	resp3   bool
@@ -35,7 +40,6 @@ func (c *conn) serve(ctx context.Context) {
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 		_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
 	})()
-	in := bufio.NewReaderSize(c.nc, maxLine)
 	var out []byte
 	for {
 		idle := c.idle
@@ -46,7 +50,7 @@ func (c *conn) serve(ctx context.Context) {
 		if ctx.Err() != nil { // which may have come before the deadline was set
 			return
 		}
-		words, err := readRequest(in)
+		words, err := readRequest(c.in)
 		var protocol errProtocol
 		switch {
 		case errors.As(err, &protocol):
@@ -56,7 +60,7 @@ func (c *conn) serve(ctx context.Context) {
 		case len(words) > 0:
 			out = appendReply(out, c.resp3, c.answer(ctx, words))
 		}
-		if in.Buffered() == 0 || len(out) > maxReplies || c.closing {
+		if c.in.Buffered() == 0 || len(out) > maxReplies || c.closing {
 			timeout := writeTimeout
 			if ctx.Err() != nil {
 				timeout = time.Second
@@ -95,12 +99,46 @@ func (c *conn) answer(ctx context.Context, words []string) any {
 	if command.basic != nil {
 		reply, err = command.basic(c, words[1:])
 	} else {
-		reply, err = command.Run(ctx, words[1:])
+		reply, err = c.attended(ctx, func(ctx context.Context) (any, error) { return command.Run(ctx, words[1:]) })
 	}
 	if err != nil {
 		return err
 	}
 	return reply
+}
+
+// attended runs a command and ends its context when the client hangs up meanwhile. The answer is written all the same.
+//
+// To close one's own side only is to hang up, as it is for a server: over TCP nobody can tell the two apart.
+func (c *conn) attended(ctx context.Context, run func(context.Context) (any, error)) (any, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	_ = c.nc.SetReadDeadline(time.Time{}) // serve's is for a client that is to say something
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if c.hangsUp() {
+			cancel(ErrHungUp)
+		}
+	}()
+	defer func() {
+		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+		<-watched
+	}()
+	return run(ctx)
+}
+
+// hangsUp waits for the client's end, or for a deadline in the past. What comes meanwhile waits in the buffer for its turn; behind a buffer that is full nobody looks.
+func (c *conn) hangsUp() bool {
+	for {
+		switch _, err := c.in.Peek(c.in.Buffered() + 1); {
+		case err == nil:
+		case errors.Is(err, bufio.ErrBufferFull), errors.Is(err, os.ErrDeadlineExceeded):
+			return false
+		default:
+			return true
+		}
+	}
 }
 
 // authenticate compares in the same time whatever is given. redis-cli makes an empty user of redis://:password@host.
