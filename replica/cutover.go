@@ -226,13 +226,14 @@ func (r *run) cutOvers(ctx context.Context) error {
 		r.closing = c
 		return errCutOver
 	}
+	text := "no cutover; replication goes on as before"
+	if begun, _ := CutoverBegun(r.Cutover.File); begun { // by an earlier process; or the source could not be opened again
+		err = fmt.Errorf("%w: %w", ErrCutoverBegun, err)
+		text = "the cutover that was begun cannot be finished yet, and the source goes on refusing writes; cutover --undo opens it"
+	}
 	c.end(CutoverReport{}, err)
 	if ctx.Err() != nil {
 		return ctx.Err()
-	}
-	text := "no cutover; replication goes on as before"
-	if c.resumed {
-		text = "the cutover that was begun cannot be finished yet, and the source goes on refusing writes; cutover --undo opens it"
 	}
 	e := r.Log.Warn()
 	if stop := AsStop(err); stop != nil {

@@ -64,8 +64,15 @@ type cutovers struct {
 	stops  bool // the run ends by itself
 	log    zerolog.Logger
 
-	mu     sync.Mutex
-	cancel context.CancelCauseFunc // takes the one under way back; nil while there is none
+	mu       sync.Mutex
+	underWay *askedCutover // by CUTOVER; nil for none
+}
+
+// askedCutover is one on its way.
+type askedCutover struct {
+	back  context.CancelCauseFunc // takes it back, if it comes in time
+	ended chan struct{}           // closed when it has come to an end
+	err   error                   // that it has ended with
 }
 
 // config is what the run needs.
@@ -136,19 +143,13 @@ func (c *cutovers) completed(_ context.Context, r replica.CutoverReport) error {
 func (c *cutovers) command() admin.Command {
 	return admin.Command{
 		Name: "CUTOVER", Args: "[CANCEL | order as JSON]", Arity: -1, Run: c.run,
-		Help: "End the migration: stop the source's writes, wait until the target has all, and make it the one to write to. `redferry cutover` gives it.",
+		Help: "End the migration: stop the source's writes, wait until the target has all, and make it the one to write to. `redferry cutover` gives it. To hang up takes it back, and so does CANCEL, which waits for its end and tells when it came too late.",
 	}
 }
 
 func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	if len(args) == 1 && strings.EqualFold(args[0], "cancel") {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.cancel == nil {
-			return nil, errors.New("ERR no cutover is under way")
-		}
-		c.cancel(errors.New("CUTOVER CANCEL"))
-		return admin.OK, nil
+		return c.takeBack()
 	}
 	o := cutoverOrder{Timeout: replica.DefaultCutoverTimeout, Verify: verify.Count}
 	if len(args) > 0 {
@@ -164,24 +165,46 @@ func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	if c.stops {
 		return nil, errors.New("ERR this run ends by --stop-at: start it without")
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	it := &askedCutover{ended: make(chan struct{})}
+	ctx, it.back = context.WithCancelCause(ctx)
+	defer it.back(nil)
 	c.mu.Lock()
-	if c.cancel != nil {
+	if c.underWay != nil {
 		c.mu.Unlock()
 		return nil, errors.New("ERR a cutover is under way already")
 	}
-	c.cancel = cancel
+	c.underWay = it
 	c.mu.Unlock()
 	report, err := c.orders.Cutover(ctx, c.cutover(o))
+	it.err = err
 	c.mu.Lock()
-	c.cancel = nil
+	c.underWay = nil
 	c.mu.Unlock()
+	close(it.ended)
 	if err != nil {
 		return nil, told(err)
 	}
 	text, err := json.Marshal(cutoverResult{report.At.ReplID, report.At.Offset, report.WritesStopped().Seconds(), report.Source, report.Resumed})
 	return string(text), err
+}
+
+// takeBack is CUTOVER CANCEL: it waits for how the cutover ends, since that alone tells whether it came in time.
+func (c *cutovers) takeBack() (any, error) {
+	c.mu.Lock()
+	it := c.underWay
+	c.mu.Unlock()
+	if it == nil {
+		return nil, errors.New("ERR no cutover is under way that CUTOVER has asked for; one of --auto is taken back with SHUTDOWN")
+	}
+	it.back(errors.New("CUTOVER CANCEL"))
+	<-it.ended
+	switch {
+	case it.err == nil:
+		return nil, errors.New("ERR it is too late: the cutover has come to its end")
+	case errors.Is(it.err, replica.ErrCutoverBegun):
+		return nil, fmt.Errorf("ERR it is too late: %w", it.err)
+	}
+	return admin.OK, nil
 }
 
 func (o *cutoverOrder) check() error {
@@ -257,12 +280,13 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	client, err := c.dialRun(ctx)
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	client, err := c.dialRun(watching)
 	if err != nil {
 		return c.notRunning(err)
 	}
 	defer client.Close()
-	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var watcher sync.WaitGroup
 	watcher.Go(func() { c.watch(watching, s) })
 	answered := context.AfterFunc(ctx, client.HangUp) // that takes it back, if it comes in time; the answer comes all the same
@@ -270,8 +294,8 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	answered()
 	stop()
 	watcher.Wait()
-	if errors.Is(err, syscall.EPIPE) && ctx.Err() != nil { // the order was not given
-		return context.Cause(ctx)
+	if errors.Is(err, syscall.EPIPE) && ctx.Err() != nil { // it came before the order was given
+		return fmt.Errorf("no cutover was asked for: %w", context.Cause(ctx))
 	}
 	if err != nil {
 		return heard(err)

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,8 +95,13 @@ func TestCutoverIsTakenBack(t *testing.T) {
 	source, target := pair(t)
 	proxy := redistest.NewCommandProxy(t, target.Addr())
 	p := newProgram(t)
-	run := p.start(t, "run", "--source", source.URL(), "--target", target.URLAt(proxy.Addr()))
+	hooked, unhook := filepath.Join(t.TempDir(), "hooked"), filepath.Join(t.TempDir(), "unhook")
+	run := p.start(t, "run", "--source", source.URL(), "--target", target.URLAt(proxy.Addr()), "--on-cutover", "touch "+hooked+"; until [ -e "+unhook+" ]; do sleep 0.05; done")
 	run.until(t, "in_sync")
+	cancel := func() string { return talk(t, "unix", socketFile(p.migration()), "CUTOVER CANCEL") }
+	if got := cancel(); !strings.HasPrefix(got, "-ERR no cutover is under way") {
+		t.Errorf("got %s", got)
+	}
 	tests := []struct {
 		name string
 		back func(t *testing.T, asked *running)
@@ -102,6 +110,11 @@ func TestCutoverIsTakenBack(t *testing.T) {
 	}{
 		{"SIGKILL", func(_ *testing.T, asked *running) { asked.Kill() }, -1, ""},
 		{"SIGINT", func(_ *testing.T, asked *running) { asked.Signal(os.Interrupt) }, exitFailed, "no cutover, and replication goes on: it was taken back"},
+		{"CUTOVER CANCEL", func(t *testing.T, _ *running) {
+			if got := cancel(); !strings.HasPrefix(got, "+OK") {
+				t.Errorf("got %s", got)
+			}
+		}, exitFailed, "no cutover, and replication goes on: it was taken back: CUTOVER CANCEL"},
 		{"SIGHUP", func(_ *testing.T, asked *running) { asked.Signal(syscall.SIGHUP) }, exitFailed, "no cutover, and replication goes on: it was taken back"},
 	}
 	for _, test := range tests {
@@ -148,7 +161,43 @@ func TestCutoverIsTakenBack(t *testing.T) {
 			}
 		})
 	}
+	t.Run("before it is asked for", func(t *testing.T) { // the first milliseconds of redferry cutover
+		let := make(chan struct{})
+		defer close(let)
+		proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+			if strings.EqualFold(string(args[0]), "DBSIZE") {
+				<-let
+			}
+			return redistest.Forward()
+		})
+		ctx, stop := context.WithCancelCause(t.Context())
+		stop(errors.New("Ctrl-C"))
+		for range 20 {
+			began := time.Now()
+			err := (&cutoverCmd{homeFlags: homeFlags{nameFlag: nameFlag{Name: "default"}, Dir: filepath.Join(p.home, "redferry")}, Timeout: time.Minute, Verify: "count"}).Run(ctx, &streams{out: io.Discard, err: io.Discard})
+			if took := time.Since(began); err == nil || !strings.HasPrefix(err.Error(), "no cutover") || took > 10*time.Second {
+				t.Fatalf("after %v: %v", took, err)
+			}
+		}
+	})
 	proxy.Handle(nil)
-	p.run(t, "cutover").expect(t, exitDone)
+
+	asked := p.start(t, "cutover")
+	wait(t, "the hook runs", func() bool { _, err := os.Stat(hooked); return err == nil })
+	said := make(chan string, 1)
+	go func() { said <- cancel() }()
+	asked.Signal(os.Interrupt)
+	select {
+	case got := <-said:
+		t.Errorf("before it is known how the cutover ends CANCEL says %s", got)
+	case <-time.After(300 * time.Millisecond):
+	}
+	if err := os.WriteFile(unhook, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-said; !strings.HasPrefix(got, "-ERR it is too late") {
+		t.Errorf("got %s", got)
+	}
+	asked.wait(t).expect(t, exitDone, "the target is the one to write to")
 	run.wait(t).expect(t, exitDone)
 }
