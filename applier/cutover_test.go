@@ -3,9 +3,11 @@ package applier_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,6 +177,76 @@ func TestNoCutover(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Where replies were lost the ends are compared, before settling: a target that is settled must not be kept waiting. Only what was lost before the comparison is made good by it.
+func TestCutoverAfterLostReplies(t *testing.T) {
+	b := redistest.Latest(t)
+	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	proxy := redistest.NewCommandProxy(t, dst.Addr())
+	src.Do(t, "SET", "k", "v")
+	m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
+	m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders()}
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+
+	var losing atomic.Bool
+	settles, let := make(chan struct{}, 100), make(chan struct{})
+	proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+		switch {
+		case strings.EqualFold(string(args[0]), "exec") && losing.CompareAndSwap(true, false):
+			return redistest.LoseReply()
+		case strings.EqualFold(string(args[0]), "eval") && strings.Contains(string(args[1]), "'SCAN'"): // which settles
+			settles <- struct{}{}
+			<-let
+		}
+		return redistest.Forward()
+	})
+	unchecked := func() string { return dst.DoString(t, "HGET", checkpoint.Key("test"), "unchecked") }
+	lose := func() {
+		before := unchecked()
+		losing.Store(true)
+		src.Do(t, "INCR", "lost")
+		eventually(t, "a reply is lost", func() bool { return unchecked() != before })
+	}
+	compared, keys := 0, 0
+	shifts := func() { // expiries that come now
+		keys++
+		key := fmt.Sprint("volatile:", keys)
+		src.Do(t, "SET", key, "x", "PX", "3600000")
+		eventually(t, "a later expiry is shifted", func() bool { return dst.DoInt(t, "PTTL", key) > 1<<50 })
+	}
+	order := func(meanwhile func()) error {
+		_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{CompareAll: func(context.Context) error {
+			compared++
+			shifts()
+			meanwhile()
+			return nil
+		}})
+		return err
+	}
+
+	ended := make(chan error, 1)
+	go func() { ended <- order(func() {}) }()
+	<-settles
+	lose()
+	close(let)
+	wantStop(t, <-ended, replica.Failed, "lost meanwhile")
+	if compared != 0 {
+		t.Error("it was compared behind settling")
+	}
+	r.until(t, replica.InSync, "")
+	shifts()
+
+	wantStop(t, order(lose), replica.Failed, "lost meanwhile")
+	r.until(t, replica.InSync, "")
+	if err := order(func() {}); err != nil || compared != 2 {
+		t.Errorf("%v, compared %d times", err, compared)
+	}
+	if err := r.wait(t); err != nil {
+		t.Error(err)
+	}
+	tombstone(t, dst)
 }
 
 // A source that cannot stop its writes needs the operator's word.

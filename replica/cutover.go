@@ -69,6 +69,7 @@ type Closer interface {
 	// Doubts are the reasons why the target may not equal the source, in words; none when nothing is known against it. unchecked tells that replies to some writes were lost, which says little.
 	// Any goroutine may ask.
 	Doubts() (why []string, unchecked bool)
+	ReplyRecord
 	// Complete makes the target one that no process writes to any more, and takes from it what was only there for the migration, but for the mark that it is completed. It is called
 	// behind Settle, when Commit has ended. An error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
 	Complete(ctx context.Context) error
@@ -134,12 +135,11 @@ var ErrCutoverBegun = errors.New("the source refuses writes, and the cutover is 
 
 // closing is a cutover under way, from the pause to the end of the run.
 type closing struct {
-	order    *order // nil for none that anybody waits for
-	config   Cutover
-	writes   *sourceWrites
-	stopped  time.Time
-	resumed  bool
-	compared bool // all keys, and they are equal
+	order   *order // nil for none that anybody waits for
+	config  Cutover
+	writes  *sourceWrites
+	stopped time.Time
+	resumed bool
 }
 
 // nextOrder waits for a cutover to be asked for: by an operator, by the configuration, or by the note of a process that has died in one.
@@ -169,13 +169,13 @@ func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 	}
 	select {
 	case o := <-r.Cutover.Orders.queue:
-		return &closing{order: o, config: o.Cutover, resumed: begun != nil, compared: begun != nil}, nil
+		return &closing{order: o, config: o.Cutover, resumed: begun != nil}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-unasked:
 	}
 	if begun != nil { // what spoke against it was asked then; the last replies may have been lost with that process
-		return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force}, resumed: true, compared: true}, nil
+		return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force}, resumed: true}, nil
 	}
 	return &closing{config: *r.Cutover.Auto}, nil
 }
@@ -276,39 +276,48 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 			return err
 		}
 	}
-	if err := r.recheck(ctx); err != nil {
-		return causeOf(ctx, err)
-	}
-	if err := r.noDoubts(ctx, c); err != nil {
+	if err := r.compareAll(ctx, c); err != nil {
 		return causeOf(ctx, err)
 	}
 	if err := r.settleBeside(ctx); err != nil {
 		return causeOf(ctx, err)
 	}
-	if err := r.noDoubts(ctx, c); err != nil { // settling may have shown some
-		return causeOf(ctx, err)
+	if err := r.noDoubts(c); err != nil { // settling may have shown some
+		return err
 	}
 	return r.stopWrites(ctx, c)
 }
 
-// noDoubts is an error when the target may not equal the source.
-func (r *run) noDoubts(ctx context.Context, c *closing) error {
-	doubts, unchecked := r.Cutover.Closer.Doubts()
-	switch {
-	case c.config.Force, len(doubts) == 0 && (!unchecked || c.compared):
-		return nil
-	case len(doubts) == 0 && c.config.CompareAll != nil:
-		r.Status.Set(Comparing, "the replies to some writes were lost: source and target are compared, key by key")
-		err := c.config.CompareAll(ctx)
-		c.compared = err == nil
+// compareAll has the ends compared where lost replies are all that speaks against the target: only the keys that those were about, if they are known. It takes its time, and so comes before
+// settling, behind which the target must not be left to fall behind; a reply that is lost later ends the attempt, and the next one compares.
+func (r *run) compareAll(ctx context.Context, c *closing) error {
+	if err := r.recheck(ctx); err != nil {
 		return err
-	case unchecked:
-		doubts = append(doubts, "the replies to some writes were lost")
 	}
-	return doubtful(doubts)
+	doubts, unchecked := r.Cutover.Closer.Doubts()
+	if len(doubts) > 0 || !unchecked || c.resumed || c.config.Force || c.config.CompareAll == nil {
+		return r.noDoubts(c)
+	}
+	r.Status.Set(Comparing, "the replies to some writes were lost: source and target are compared, key by key")
+	parts := r.Cutover.Closer.Unchecked()
+	if err := c.config.CompareAll(ctx); err != nil {
+		return err
+	}
+	return r.Cutover.Closer.Compared(ctx, parts, 0, nil)
 }
 
-func doubtful(doubts []string) error {
+// noDoubts is an error when the target may not equal the source.
+func (r *run) noDoubts(c *closing) error {
+	doubts, unchecked := r.Cutover.Closer.Doubts()
+	lost := unchecked && !c.resumed // an earlier process has seen to that; its last replies may have been lost with it
+	switch {
+	case c.config.Force, len(doubts) == 0 && !lost:
+		return nil
+	case len(doubts) == 0 && c.config.CompareAll != nil:
+		return &Stop{Kind: Failed, Reason: "the replies to some writes were lost meanwhile", Hint: "the same command again: it compares source and target first"}
+	case lost:
+		doubts = append(doubts, "the replies to some writes were lost")
+	}
 	return &Stop{
 		Kind: Refused, Reason: "the target may not equal the source: " + strings.Join(doubts, "; "),
 		Hint: "redferry verify tells what differs; cutover --force goes on nevertheless",
@@ -338,8 +347,8 @@ func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
 	if err := r.drain(waiting, w); err != nil {
 		return causeOf(waiting, err)
 	}
-	if doubts, _ := r.Cutover.Closer.Doubts(); len(doubts) > 0 && !c.config.Force { // of what came last
-		return doubtful(doubts)
+	if err := r.noDoubts(c); err != nil { // of what came last
+		return err
 	}
 	if c.config.Compare != nil {
 		if err := c.config.Compare(waiting); err != nil {
@@ -361,7 +370,9 @@ func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
 	// What the source has taken up to its refusal is all that it will ever acknowledge, however long the pause really was.
 	last, cancelLast := context.WithTimeoutCause(ctx, c.config.Timeout, fmt.Errorf("the target did not get the last writes within %v", c.config.Timeout))
 	defer cancelLast()
-	err = r.drain(last, w)
+	if err = r.drain(last, w); err == nil {
+		err = r.noDoubts(c)
+	}
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
