@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 )
@@ -202,8 +201,11 @@ func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 		return nil, err
 	}
 	if !refuses {
+		if err := w.reopen(); err != nil { // what is left of it
+			return nil, err
+		}
 		r.Log.Warn().Time("since", note.Since).Msg("a cutover was begun and did not come to its end, and the source takes writes again: nothing is finished")
-		return nil, os.Remove(r.Cutover.File)
+		return nil, nil
 	}
 	r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: it is finished now; cutover --undo would have let the source go on")
 	return note, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"strings"
 	"time"
@@ -30,9 +31,28 @@ func (n *cutoverNote) setAside(path string) error {
 	return nil
 }
 
-// byHand is the command that puts back what was changed.
+// without is what settings would be now if we had not changed them: what somebody has changed since stays as it is. n may be nil, for a source that was left alone.
+func (n *cutoverNote) without(now map[string]string) map[string]string {
+	was := maps.Clone(now)
+	if n == nil || !n.Refuses {
+		return was
+	}
+	if now[minReplicas] == manyReplicas {
+		was[minReplicas] = n.MinReplicas
+	}
+	if n.MaxLag == "0" && now[maxLag] == defaultMaxLag { // else it was not changed
+		was[maxLag] = n.MaxLag
+	}
+	return was
+}
+
+// byHand is the command, or are the two, that put back what was changed.
 func (n *cutoverNote) byHand() string {
-	return fmt.Sprintf("CONFIG SET %s %s %s %s", minReplicas, n.MinReplicas, maxLag, n.MaxLag)
+	text := fmt.Sprintf("CONFIG SET %s %s", minReplicas, n.MinReplicas)
+	if n.MaxLag == "0" {
+		text += fmt.Sprintf(", and CONFIG SET %s %s", maxLag, n.MaxLag) // before Redis 7.0 it takes one pair
+	}
+	return text
 }
 
 // of tells whether the note is of this server: the same process, or one that was started again at its address.

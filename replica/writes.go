@@ -210,20 +210,18 @@ func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
 	if err != nil {
 		return w.forbids(err)
 	}
-	earlier := note != nil && note.Refuses && note.of(w) && now[minReplicas] == manyReplicas
-	switch {
-	case earlier && !note.Done: // an earlier process has come this far
-		return nil
-	case earlier: // an earlier migration, of which only what the settings were is of use
-		note.Done, note.Force, note.Since = false, force, time.Now().UTC()
-		return note.write(w.path)
-	case note != nil && !note.of(w):
+	if note != nil && !note.of(w) {
 		if err := note.setAside(w.path); err != nil {
 			return err
 		}
+		note = nil
 	}
+	if note != nil && note.Refuses && !note.Done && refusing(now) { // an earlier process has come this far
+		return nil
+	}
+	was := note.without(now)
 	note = w.note()
-	note.Refuses, note.MinReplicas, note.MaxLag, note.Force = true, now[minReplicas], now[maxLag], force
+	note.Refuses, note.MinReplicas, note.MaxLag, note.Force = true, was[minReplicas], was[maxLag], force
 	if err := note.write(w.path); err != nil {
 		return err
 	}
@@ -231,7 +229,7 @@ func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
 	if lag == "0" {
 		lag = defaultMaxLag
 	}
-	if err := w.set(ctx, manyReplicas, lag); err != nil {
+	if err := w.set(ctx, now, map[string]string{maxLag: lag, minReplicas: manyReplicas}, maxLag, minReplicas); err != nil { // with a lag of 0 the number means nothing
 		return errors.Join(w.forbids(err), w.reopen())
 	}
 	return nil
@@ -240,10 +238,15 @@ func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
 // refuses tells whether the source refuses writes.
 func (w *sourceWrites) refuses(ctx context.Context) (bool, error) {
 	now, err := w.config(ctx)
-	return err == nil && now[minReplicas] == manyReplicas, w.forbids(err)
+	return err == nil && refusing(now), w.forbids(err)
 }
 
-// reopen puts back what refuse has changed, and forgets it. It works though contexts have ended, for five seconds at most.
+// refusing tells whether settings make a source refuse writes as refuse does it.
+func refusing(now map[string]string) bool {
+	return now[minReplicas] == manyReplicas && now[maxLag] != "0"
+}
+
+// reopen puts back what refuse has changed and nobody else since, and forgets it. It works though contexts have ended, for five seconds at most.
 func (w *sourceWrites) reopen() error {
 	note, err := readCutoverNote(w.path)
 	if err != nil || note == nil {
@@ -255,8 +258,8 @@ func (w *sourceWrites) reopen() error {
 	ctx, cancel := context.WithTimeout(context.Background(), limitsTimeout)
 	defer cancel()
 	now, err := w.config(ctx)
-	if err == nil && now[minReplicas] == manyReplicas { // else somebody has set another since
-		err = w.set(ctx, note.MinReplicas, note.MaxLag)
+	if err == nil {
+		err = w.set(ctx, now, note.without(now), minReplicas, maxLag)
 	}
 	if err != nil {
 		return fmt.Errorf("let the source take writes again; by hand: %s: %w", note.byHand(), err)
@@ -278,12 +281,14 @@ func (w *sourceWrites) config(ctx context.Context) (_ map[string]string, err err
 	return now, nil
 }
 
-// set changes the larger obstacle last: with a lag of 0 the number means nothing.
-func (w *sourceWrites) set(ctx context.Context, replicas, lag string) error {
-	for _, pair := range [][2]string{{maxLag, lag}, {minReplicas, replicas}} {
-		cmd := w.src.client.B().ConfigSet().ParameterValue().ParameterValue(pair[0], pair[1]).Build()
-		if err := w.src.client.Do(ctx, cmd).Error(); err != nil {
-			return fmt.Errorf("set the source's %s: %w", pair[0], forbidden(err))
+// set makes settings what they are to be, in the order of their names; what they are already is left alone.
+func (w *sourceWrites) set(ctx context.Context, now, to map[string]string, names ...string) error {
+	for _, name := range names {
+		if now[name] == to[name] {
+			continue
+		}
+		if err := w.src.client.Do(ctx, w.src.client.B().ConfigSet().ParameterValue().ParameterValue(name, to[name]).Build()).Error(); err != nil {
+			return fmt.Errorf("set the source's %s: %w", name, forbidden(err))
 		}
 	}
 	return nil

@@ -1,0 +1,79 @@
+package replica
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"redferry/internal/redistest"
+)
+
+// A source is left with the settings that it had, but for those that somebody has changed by hand since; and one that takes writes again by such a change is not taken for one that refuses them.
+func TestRefuseAndReopen(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, b)
+			source, err := ParseEndpoint(server.URL(), TLSFiles{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			set := func(settings string) {
+				for pair := range strings.SplitSeq(settings, ", ") {
+					if name, value, ok := strings.Cut(pair, " "); ok {
+						server.Do(t, "CONFIG", "SET", "min-replicas-"+name, value)
+					}
+				}
+			}
+			refuses := func() bool {
+				err := server.TryDo("SET", "x", "y")
+				return err != nil && strings.Contains(err.Error(), "NOREPLICAS")
+			}
+			for _, test := range []struct {
+				name, before, byHand string
+				refuses              bool   // after the change by hand
+				after                string // to-write and max-lag, once it is undone
+			}{
+				{"nothing", "to-write 0, max-lag 10", "", true, "0 10"},
+				{"nothing, and lags do not count", "to-write 0, max-lag 0", "", true, "0 0"},
+				{"the number", "to-write 1, max-lag 10", "to-write 0", false, "0 10"},
+				{"the number, and lags do not count", "to-write 1, max-lag 0", "to-write 0", false, "0 0"},
+				{"the lag", "to-write 0, max-lag 10", "max-lag 5", true, "0 5"},
+				{"the lag, where lags do not count", "to-write 0, max-lag 0", "max-lag 5", true, "0 5"},
+				{"lags do not count any more", "to-write 0, max-lag 7", "max-lag 0", false, "0 0"},
+				{"both", "to-write 1, max-lag 0", "to-write 0, max-lag 3", false, "0 3"},
+			} {
+				for _, again := range []bool{false, true} { // a later process finds that, and has it refuse once more
+					set(test.before)
+					path := filepath.Join(t.TempDir(), "cutover")
+					w, err := dialWrites(t.Context(), source, path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer w.close()
+					if err := w.refuse(t.Context(), false); err != nil || !refuses() {
+						t.Fatalf("%s: it takes writes: %v", test.name, err)
+					}
+					set(test.byHand)
+					got, err := w.refuses(t.Context())
+					if err != nil || got != test.refuses || got != refuses() {
+						t.Errorf("%s: refuses %v, %v; want %v", test.name, got, err, test.refuses)
+					}
+					if again {
+						if err := w.refuse(t.Context(), false); err != nil || !refuses() {
+							t.Errorf("%s: it takes writes: %v", test.name, err)
+						}
+					}
+					if done, err := UndoCutover(t.Context(), source, path); err != nil || !done {
+						t.Errorf("%s: undo: %v, %v", test.name, done, err)
+					}
+					after := server.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1] + " " + server.DoStrings(t, "CONFIG", "GET", "min-replicas-max-lag")[1]
+					if after != test.after {
+						t.Errorf("%s: the settings are %s, want %s (again %v)", test.name, after, test.after, again)
+					}
+				}
+			}
+		})
+	}
+}
