@@ -249,6 +249,30 @@ func TestCutoverAfterLostReplies(t *testing.T) {
 	tombstone(t, dst)
 }
 
+// A pause of the operator's own is not ended by a cutover, where the server tells of it; one that is over soon is waited for.
+func TestCutoverOfAPausedSource(t *testing.T) {
+	b := redistest.ServerNamed(t, "valkey-8.1")
+	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	m, r := cutoverOf(t, src, dst)
+	src.Do(t, "CLIENT", "PAUSE", "60000", "WRITE")
+	_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{})
+	wantStop(t, err, replica.Decide, "CLIENT UNPAUSE")
+	if left := src.Info(t, "clients")["paused_timeout_milliseconds"]; len(left) < 5 {
+		t.Errorf("of the pause %s ms are left", left)
+	}
+	src.Do(t, "CLIENT", "UNPAUSE")
+	r.until(t, replica.InSync, "")
+	src.Do(t, "CLIENT", "PAUSE", "1000", "WRITE")
+	began := time.Now()
+	if _, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{}); err != nil || time.Since(began) < 900*time.Millisecond {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+	if err := r.wait(t); err != nil {
+		t.Error(err)
+	}
+	tombstone(t, dst)
+}
+
 // A source that cannot stop its writes needs the operator's word.
 func TestCutoverOfASourceThatCannotPause(t *testing.T) {
 	b := redistest.ServerNamed(t, "redis-6.0")

@@ -274,8 +274,8 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 		return err
 	}
 	if !c.resumed { // else nothing is paused
-		if err := c.writes.admit(&c.config); err != nil {
-			return err
+		if err := c.writes.admit(ctx, &c.config); err != nil {
+			return causeOf(ctx, err)
 		}
 	}
 	if err := r.compareAll(ctx, c); err != nil {
@@ -336,6 +336,9 @@ func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
 	r.Status.Set(CuttingOver, "the source's writes are being stopped")
 	w := c.writes
 	if !c.config.WritesStopped && !c.resumed {
+		if err := w.notPaused(waiting); err != nil { // settling took its time
+			return causeOf(waiting, err)
+		}
 		c.stopped = time.Now()
 		if err := w.pause(asking, c.config.Timeout); err != nil {
 			return err

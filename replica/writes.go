@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -63,7 +64,7 @@ func (w *sourceWrites) close() {
 }
 
 // admit refuses a cutover that the source cannot have.
-func (w *sourceWrites) admit(c *Cutover) error {
+func (w *sourceWrites) admit(ctx context.Context, c *Cutover) error {
 	if w.src.blind {
 		return &Stop{
 			Kind: Config, Reason: fmt.Sprintf("the source %s does not permit INFO, so that nobody can tell when the target has all", w.server),
@@ -80,7 +81,7 @@ func (w *sourceWrites) admit(c *Cutover) error {
 	case !canStopWrites(w.info["redis_version"]):
 		why = "is older than Redis 6.2.7: it cannot pause writes alone, or lets scripts write that it should refuse"
 	default:
-		return nil
+		return w.notPaused(ctx)
 	}
 	return &Stop{
 		Kind: Decide, Reason: fmt.Sprintf("the source %s %s", w.server, why),
@@ -106,6 +107,35 @@ func canStopWrites(version string) bool {
 		return false
 	}
 	return slices.Compare(v[:], []int{6, 2, 7}) >= 0
+}
+
+// notPaused is an error when somebody else has paused the source: a pause knows no owner, and to end ours would end his. One that will be over soon is waited for; it may be
+// of a process of ours that has died. Servers tell since Valkey 8.1; of others nothing is known.
+func (w *sourceWrites) notPaused(ctx context.Context) error {
+	for most := time.Now().Add(pauseSpan); ; {
+		text, err := w.src.client.Do(ctx, w.src.client.B().Info().Section("clients").Build()).ToString()
+		if err != nil {
+			return fmt.Errorf("ask the source %s whether it is paused: %w", w.server, err)
+		}
+		info := ParseInfo(text)
+		why := info["paused_reason"]
+		if why == "" || why == "none" {
+			return nil
+		}
+		ms, err := strconv.Atoi(info["paused_timeout_milliseconds"])
+		over := time.Now().Add(time.Duration(ms)*time.Millisecond + time.Millisecond)
+		if err != nil || over.After(most) {
+			return &Stop{
+				Kind: Decide, Reason: fmt.Sprintf("the source %s is paused already, by %s, for another %d ms: a cutover would end that, too", w.server, why, ms),
+				Hint: "wait until that is over, or CLIENT UNPAUSE on the source; or, when it is what stops the writes, --source-writes=stopped",
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Until(over)):
+		}
+	}
 }
 
 // pause stops the source's writes until unpause, close, or most is over, and renews that meanwhile: a process that dies leaves a source that goes on after pauseSpan.
