@@ -640,6 +640,7 @@ func TestRedisCLI(t *testing.T) {
 				{[]string{"-s", f.socket, "INFO", "offset"}, "", "offset_source:42"},
 				{[]string{"-s", f.socket}, "PING\nCONFIG GET log-*\n", "log-interval"}, // asks for COMMAND DOCS where there is a terminal only
 				{[]string{"-s", f.socket, "COMMAND", "DOCS"}, "", "Stop applying"},
+				{[]string{"-s", f.socket, "COMMAND", "HELP"}, "", "PAUSE\n    Stop applying"},
 				{[]string{"-s", f.socket, "-3", "HELLO", "3"}, "", "redferry"},
 				{[]string{"-u", "redis://:s3cret@" + f.tcp, "PING"}, "", "PONG"},
 				{[]string{"-u", "redis://" + f.tcp, "PING"}, "", "NOAUTH"},

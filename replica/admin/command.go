@@ -44,8 +44,8 @@ func (s *Server) basics() []Command {
 		{Name: "HELLO", Args: "[version [AUTH user password] [SETNAME name]]", Arity: -1, Help: "Choose the protocol.", basic: (*conn).hello},
 		{Name: "CLIENT", Args: "SETINFO|SETNAME|ID|GETNAME …", Arity: -2, Help: "What client libraries say of themselves.", basic: (*conn).client},
 		{Name: "SELECT", Args: "0", Arity: 2, Help: "There is no data, and so one database is as good as another.", basic: ok},
-		{Name: "COMMAND", Args: "[COUNT|LIST|INFO|DOCS [name …]]", Arity: -1, Help: "Describe the commands for a program; HELP does for people.", basic: (*conn).describe},
-		{Name: "HELP", Arity: -1, Help: "List the commands.", basic: func(c *conn, _ []string) (any, error) { return c.help(), nil }},
+		{Name: "COMMAND", Args: "[COUNT|LIST|INFO|DOCS [name …]|HELP]", Arity: -1, Help: "Describe the commands for a program; HELP does for people.", basic: (*conn).describe},
+		{Name: "HELP", Arity: -1, Help: "List the commands. redis-cli has a HELP of its own: give it COMMAND HELP.", basic: func(c *conn, _ []string) (any, error) { return c.help(), nil }},
 		{Name: "QUIT", Arity: -1, Help: "Close the connection.", basic: func(c *conn, _ []string) (any, error) {
 			c.closing = true
 			return OK, nil
@@ -131,6 +131,9 @@ func (c *conn) describe(args []string) (any, error) {
 	list, sub := c.sorted(), "INFO"
 	if len(args) > 0 {
 		sub = strings.ToUpper(args[0])
+		if sub == "HELP" {
+			return c.help(), nil
+		}
 		if names := args[1:]; len(names) > 0 {
 			list = slices.DeleteFunc(list, func(k Command) bool {
 				return !slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, k.Name) })
@@ -151,7 +154,7 @@ func (c *conn) describe(args []string) (any, error) {
 		case "DOCS":
 			docs = append(docs, Pair{name, Map{{"summary", k.Help}, {"since", "1.0.0"}, {"group", "redferry"}}})
 		default:
-			return nil, fmt.Errorf("ERR unknown subcommand '%.64s': COMMAND has COUNT, LIST, INFO and DOCS here", printable(args[0]))
+			return nil, fmt.Errorf("ERR unknown subcommand '%.64s': COMMAND has COUNT, LIST, INFO, DOCS and HELP here", printable(args[0]))
 		}
 	}
 	if sub == "DOCS" {
