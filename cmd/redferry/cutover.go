@@ -163,7 +163,7 @@ func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 		return nil, err
 	}
 	if c.stops {
-		return nil, errors.New("ERR this run ends by --stop-at: start it without")
+		return nil, told(&replica.Stop{Kind: replica.Config, Reason: "this run ends by --stop-at", Hint: "wait for that, or start it again without"})
 	}
 	it := &askedCutover{ended: make(chan struct{})}
 	ctx, it.back = context.WithCancelCause(ctx)
@@ -171,7 +171,7 @@ func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	c.mu.Lock()
 	if c.underWay != nil {
 		c.mu.Unlock()
-		return nil, errors.New("ERR a cutover is under way already")
+		return nil, told(&replica.Stop{Kind: replica.Fenced, Reason: "one is under way already", Hint: "redferry events shows how it goes on"})
 	}
 	c.underWay = it
 	c.mu.Unlock()
@@ -224,7 +224,7 @@ func (o *cutoverOrder) check() error {
 }
 
 // The first words of CUTOVER's errors, by the exit code that they mean.
-var toldAs = map[int]string{exitFailed: "NOTYET", exitUsage: "CONFIG", exitDecide: "DECIDE", exitRefused: "DIFFERS"}
+var toldAs = map[int]string{exitFailed: "NOTYET", exitUsage: "CONFIG", exitDecide: "DECIDE", exitRefused: "DIFFERS", exitOwned: "BUSY"}
 
 // toldBegun is for what came behind the point of no return.
 const toldBegun = "BEGUN"
@@ -275,6 +275,9 @@ type cutoverCmd struct {
 func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	if c.Undo {
 		return c.undo(ctx, s)
+	}
+	if err := within("cutover", limit{"--timeout", c.Timeout > 0, "more than 0"}); err != nil {
+		return err
 	}
 	order, err := json.Marshal(cutoverOrder{c.Timeout, c.Force, c.SourceWrites, c.SourceAfter, c.Verify})
 	if err != nil {

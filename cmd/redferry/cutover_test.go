@@ -21,11 +21,6 @@ func TestCutover(t *testing.T) {
 	t.Parallel()
 	source, target := pair(t, redistest.Password("s3cr3tw0rd"))
 	p := newProgram(t)
-	p.run(t, "cutover").expect(t, exitUsage, `migration "default" does not run on this machine`)
-	p.run(t, "cutover", "--undo").expect(t, exitUsage, "--undo wants --source")
-	p.run(t, with(ends(source, target), "--auto", "--stop-at", "caught-up")...).expect(t, exitUsage, "exclude each other")
-	p.run(t, "cutover", "--undo", "--source", source.URL()).expect(t, exitDone, "refuses no writes because of migration")
-
 	facts := filepath.Join(t.TempDir(), "facts")
 	run := p.start(t, with(ends(source, target), "--on-cutover", "env > "+facts)...)
 	run.until(t, "in_sync")
@@ -60,18 +55,6 @@ func TestCutover(t *testing.T) {
 		t.Error("the hook has a password in its environment")
 	}
 	redistest.AssertEqual(t, source, target, redistest.CompareOptions{Settled: true})
-	p.run(t, with(ends(source, target))...).expect(t, exitDone, "this migration is completed")
-	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "completed: a cutover has ended this migration")
-	if err := source.TryDo("SET", "x", "y"); err == nil || !strings.Contains(err.Error(), "NOREPLICAS") {
-		t.Errorf("the source says %v", err)
-	}
-	p.run(t, "cutover", "--undo", "--source", target.URL()).expect(t, exitDecide, "is another server", "CONFIG SET")
-	p.run(t, "cutover", "--undo", "--source", source.URL()).expect(t, exitDone, "takes writes again")
-	source.Do(t, "SET", "x", "y")
-	p.run(t, "reset", "--target", target.URL()).expect(t, exitDone)
-	if keys := target.DoStrings(t, "KEYS", "redferry:*"); len(keys) != 0 {
-		t.Errorf("the target has %q", keys)
-	}
 }
 
 // What the grace has put off is no difference.

@@ -18,8 +18,8 @@ type eventsCmd struct {
 
 // Run prints the last events.
 func (c *eventsCmd) Run(s *streams) error {
-	if c.Count < 1 {
-		return &replica.Stop{Kind: replica.Config, Reason: "--count must be 1 or more", Hint: "redferry events --help"}
+	if err := within("events", limit{"--count", c.Count >= 1, "1 or more"}); err != nil {
+		return err
 	}
 	list, path, err := c.last(c.Count)
 	if err != nil {

@@ -111,16 +111,6 @@ func TestResetTakesOver(t *testing.T) {
 	}
 }
 
-func TestCompletedMigration(t *testing.T) {
-	t.Parallel()
-	source, target := pair(t)
-	p := newProgram(t)
-	p.run(t, with(ends(source, target), "--stop-at", "caught-up")...).expect(t, exitDone)
-	target.Do(t, "HSET", checkpoint.Key("default"), "phase", string(checkpoint.PhaseCompleted))
-	p.run(t, with(ends(source, target))...).expect(t, exitDone, "this migration is completed", `"level":"info","exit_code":0`)
-	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "completed: a cutover has ended this migration")
-}
-
 func TestInspectRDB(t *testing.T) {
 	t.Parallel()
 	b := redistest.Latest(t)

@@ -59,6 +59,11 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	if err != nil {
 		return err
 	}
+	if err := within("run", limit{"--ttl-grace", c.TTLGrace > 0, "more than 0"}, limit{"--target-timeout", c.TargetTimeout > 0, "more than 0"},
+		limit{"--snapshot-pipelines", c.SnapshotPipelines >= 1, "1 or more"}, limit{"--announce-port", c.AnnouncePort >= 0 && c.AnnouncePort < 1<<16, "0 to 65535"},
+		limit{"--cutover-timeout", c.CutoverTimeout > 0, "more than 0"}, limit{"--log-interval", c.LogInterval >= 0, "0 or more"}); err != nil {
+		return err
+	}
 	stopAt, err := parseStopAt(c.StopAt)
 	if err != nil {
 		return err

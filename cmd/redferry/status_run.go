@@ -46,7 +46,7 @@ func printRun(w io.Writer, r *admin.Report) error {
 func snapshotRun(r *admin.Report) string {
 	s := &r.Snapshot
 	if !r.Loading() {
-		return fmt.Sprintf("loaded: %s keys, %s", humanize.Comma(s.Keys), humanize.Bytes(uint64(s.Read)))
+		return fmt.Sprintf("loaded: %s, %s", plural(s.Keys, "key"), humanize.Bytes(uint64(s.Read)))
 	}
 	text := humanize.Bytes(uint64(s.Read))
 	if s.Size > 0 {

@@ -38,10 +38,9 @@ func (c *verifyCmd) Run(ctx context.Context, s *streams) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	for name, bad := range map[string]bool{"--sample": c.Sample < 1, "--rate": c.Rate < 0, "--rounds": c.Rounds < 1, "--ttl-tolerance": c.TTLTolerance <= 0} {
-		if bad {
-			return &replica.Stop{Kind: replica.Config, Reason: name + " is too small", Hint: "redferry verify --help"}
-		}
+	if err := within("verify", limit{"--sample", c.Sample >= 1, "1 or more"}, limit{"--rate", c.Rate >= 0, "0 or more"}, limit{"--rounds", c.Rounds >= 1, "1 or more"},
+		limit{"--ttl-tolerance", c.TTLTolerance > 0, "more than 0"}); err != nil {
+		return err
 	}
 	source, err := endpoint("source", c.Source, c.SourceTLS)
 	if err != nil {
