@@ -15,11 +15,11 @@ import (
 func dataChecks() []check {
 	return []check{
 		{"versions", "versions", ofBoth, versions},
-		{"types", "value types", ofBoth, types},
-		{"modules", "modules", ofBoth, missingModules},
-		{"functions", "functions", ofBoth, functions},
-		{"databases", "databases", ofBoth, databases},
-		{"large-values", "large values", ofSource, largeValues},
+		{"types", "value types", ofTarget | ofDataset, types},
+		{"modules", "modules", ofTarget | ofDataset, missingModules},
+		{"functions", "functions", ofTarget | ofDataset, functions},
+		{"databases", "databases", ofTarget | ofDataset, databases},
+		{"large-values", "large values", ofDataset, largeValues},
 	}
 }
 

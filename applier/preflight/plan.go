@@ -21,7 +21,7 @@ func planChecks() []check {
 	return []check{
 		{"clocks", "clocks", ofBoth, clocks},
 		{"spool", "disk for the spool", nothing, spool},
-		{"duration", "duration of the snapshot", ofSource, duration},
+		{"duration", "duration of the snapshot", ofDataset, duration},
 	}
 }
 

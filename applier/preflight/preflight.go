@@ -56,6 +56,7 @@ const (
 	ofSource needs = 1 << iota
 	ofTarget
 	ofContents needs = 1<<iota | ofTarget // the target, and what it holds
+	ofDataset  needs = 1<<iota | ofSource // the source, and all that it holds: it is loading no more
 	nothing    needs = 0
 	ofBoth           = ofSource | ofTarget
 )
@@ -101,6 +102,9 @@ func (f *facts) report() Report {
 	var there needs
 	if f.source.err == nil {
 		there |= ofSource
+		if f.source.info["loading"] != "1" {
+			there |= ofDataset
+		}
 	}
 	if f.target.err == nil {
 		there |= ofTarget

@@ -20,9 +20,9 @@ const (
 
 func sourceChecks() []check {
 	return []check{
-		{"fork", "fork of the source", ofSource, fork},
+		{"fork", "fork of the source", ofDataset, fork},
 		{"sync-method", "how the source makes its RDB", ofSource, syncMethod},
-		{"replica-buffer", "the source's buffer during the snapshot", ofSource, replicaBuffer},
+		{"replica-buffer", "the source's buffer during the snapshot", ofDataset, replicaBuffer},
 		{"backlog", "how long redferry may be down", ofSource, backlog},
 		{"backlog-ttl", "how long the source keeps its backlog", ofSource, backlogTTL},
 		{"repl-timeout", "timeout of the link", ofSource, replTimeout},

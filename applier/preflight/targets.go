@@ -18,7 +18,7 @@ func targetChecks() []check {
 		{"resume", "going on from the checkpoint", ofSource | ofContents, resume},
 		{"owner", "owner of the migration", ofContents, owner},
 		{"expiry", "expiry in the target", ofTarget, expiry},
-		{"target-memory", "memory of the target", ofBoth, targetMemory},
+		{"target-memory", "memory of the target", ofTarget | ofDataset, targetMemory},
 		{"eviction", "eviction in the target", ofTarget, eviction},
 		{"target-sentinel", "failover of the target", ofTarget, func(f *facts) verdict { return f.target.sentinel("target", len(f.Target.Hosts) > 0) }},
 	}
