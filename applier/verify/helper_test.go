@@ -95,27 +95,19 @@ func migrate(t testing.TB, src, dst *redistest.Server, settle bool) (stop func()
 	}
 }
 
-// fillPlain writes n keys: hashes, and every tenth a string.
+// fillPlain writes n keys: hashes, and every tenth a string with a TTL.
 func fillPlain(t testing.TB, s *redistest.Server, n int) {
 	t.Helper()
-	for from := 0; from < n; from += 5000 {
-		var cmds [][]string
-		for i := from; i < min(n, from+5000); i++ {
-			if i%10 == 0 {
-				cmds = append(cmds, []string{"SET", fmt.Sprintf("string:%d", i), fmt.Sprint("value ", i), "EX", "100000"})
-			} else {
-				cmds = append(cmds, []string{"HSET", fmt.Sprintf("hash:%d", i), "name", fmt.Sprint("n", i), "n", fmt.Sprint(i)})
-			}
-		}
-		replies, err := s.Pipeline(cmds...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range replies {
-			if err := r.Error(); err != nil {
-				t.Fatal(err)
-			}
-		}
+	const some = 20_000 // in one script
+	for from := 0; from < n; from += some {
+		s.Do(t, "EVAL", `
+			for i = ARGV[1], ARGV[2] do
+				if i % 10 == 0 then
+					redis.call('SET', 'string:' .. i, 'value ' .. i, 'EX', 100000)
+				else
+					redis.call('HSET', 'hash:' .. i, 'name', 'n' .. i, 'n', i)
+				end
+			end`, "0", fmt.Sprint(from), fmt.Sprint(min(n, from+some)-1))
 	}
 }
 

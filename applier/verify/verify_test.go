@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,15 +12,20 @@ import (
 	"redferry/internal/redistest"
 )
 
-// What differs among many keys is found, and nothing else.
+// What differs among many keys is found, and nothing else. With LONG=1 they are a million.
 func TestFewDifferences(t *testing.T) {
 	t.Parallel()
-	src, dst := twins(t, redistest.Latest(t), func(s *redistest.Server) { fillPlain(t, s, 100_000) })
+	keys := 100_000
+	if os.Getenv("LONG") != "" {
+		keys = 1_000_000
+	}
+	src, dst := twins(t, redistest.Latest(t), func(s *redistest.Server) { fillPlain(t, s, keys) })
 	dst.Do(t, "HSET", "hash:77777", "n", "other")
 	report := check(t, src, dst, verify.Config{First: 10})
-	if report.Looked != 200_000 {
-		t.Errorf("looked at %d keys, want 200000", report.Looked)
+	if want := int64(2 * keys); report.Looked != want {
+		t.Errorf("looked at %d keys, want %d", report.Looked, want)
 	}
+	t.Logf("%d keys of two servers in %v", keys, report.Elapsed)
 	wantDifferences(t, report, `value db 0 key "hash:77777", field "n": source "77777", target "other"`)
 
 	dst.Do(t, "SET", "extra", "x")
