@@ -74,7 +74,7 @@ func (s *sample) look(ctx context.Context, c rueidis.DedicatedClient, db, n int)
 	var keys []string
 	for _, r := range c.DoMulti(ctx, draw...) {
 		key, err := r.ToString()
-		if rueidis.IsRedisNil(err) {
+		if rueidis.IsRedisNil(err) || err == nil && key == "" { // which a user of %R~* may not read: no pattern matches the empty key
 			continue
 		}
 		if err != nil {

@@ -158,6 +158,9 @@ func TestUsersOfTheManual(t *testing.T) {
 			user(src, "ferry-source", forCheck("ferry-source"))
 			user(dst, "ferry-target", forCheck("ferry-target"))
 			expect(t, look(t, c), nil)
+			src.Do(t, "FLUSHALL")
+			src.Do(t, "SET", "", "no pattern but allkeys matches the empty key")
+			expect(t, look(t, c), nil)
 
 			src.Do(t, "ACL", "SETUSER", "ferry-source", "reset", "on", ">secret", "+psync", "+replconf")
 			dst.Do(t, "ACL", "SETUSER", "ferry-target", "reset", "on", ">secret", "~mine:*", "~redferry:*", "+@all", "-restore")
