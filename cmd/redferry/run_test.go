@@ -96,7 +96,7 @@ func TestSignals(t *testing.T) {
 		run.Signal(syscall.SIGTERM)
 		began := time.Now()
 		run.wait(t).expect(t, exitFailed)
-		if took := time.Since(began); took > 2*time.Second {
+		if took := time.Since(began); took > 20*time.Second { // the target has a minute to answer
 			t.Errorf("it took %v", took)
 		}
 		target.Thaw()
