@@ -37,7 +37,7 @@ bench: build servers ## compare with native replication on this machine
 crash: go servers ## kill everything at random for CRASHTIME (60s); SEED=n repeats a row; LONG=1 cuts at every byte
 	CRASHTIME=$(CRASHTIME) LONG=$(LONG) go test -run "Crash|Cut" -count=1 -v -timeout 0 ./...
 
-demo: build ## watch a migration: two local servers, live writes, a crash
+demo: build ## watch a migration: two local servers, live writes, a crash, a cutover
 	internal/need-redis.sh
 	go run ./internal/demo
 

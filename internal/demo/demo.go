@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,8 +22,10 @@ type options struct {
 	spoil  bool // change the target before the comparison
 }
 
-// databases that the writer changes; the keyspace is spread over more.
-const writerDatabases = 4
+const (
+	writerDatabases = 4 // that the writer changes; the keyspace is spread over more
+	clientCount     = 4
+)
 
 // demo is one telling.
 type demo struct {
@@ -33,6 +36,10 @@ type demo struct {
 	source, target *redistest.Server
 	dir            string // redferry's state
 	step           int
+
+	stopWriter func() redistest.LoadResult
+	clients    *clients
+	last       *page // of the process that was started last
 }
 
 // tell is the story, from the first server to the comparison. Its error is the verdict; what goes wrong before ends it through the TB.
@@ -51,48 +58,96 @@ func (d *demo) tell(ctx context.Context) error {
 	has := d.count(d.source)
 	d.say("The source is filled with %s keys of every type in %d databases, %s of them with a TTL,\n   and %d function libraries (%s).",
 		comma(has.keys), has.databases, comma(has.expires), has.functions, seconds(start))
+	d.stopWriter = redistest.StartLoad(d, d.source, redistest.LoadOptions{Writers: 2, Keys: 200, Databases: writerDatabases, Rate: d.rate})
+	d.clients = startClients(d, d.source, clientCount)
+	d.say("It is in use from now on. A writer sends about %s commands a second that show when one is lost or done twice: INCR, APPEND,\n"+
+		"   RPOPLPUSH, SPOP, XADD *, RENAME, MULTI…EXEC, scripts. And %d clients count, and remember what was acknowledged to them.", comma(d.rate), clientCount)
 
-	stopWriter := redistest.StartLoad(d, d.source, redistest.LoadOptions{Writers: 2, Keys: 200, Databases: writerDatabases, Rate: d.rate})
-	d.say("A writer changes it from now on, with about %s commands a second that show when one is lost or done twice: INCR,\n   APPEND, LPUSH, RPOPLPUSH, ZINCRBY, SPOP, XADD *, RENAME, MULTI…EXEC, scripts. redferry starts:", comma(d.rate))
-	first := d.start()
-	d.until(ctx, first, time.Minute, "reach the stream", d.inStream)
-	d.pass(ctx, first, 4*time.Second)
-
-	first.Kill()
-	d.say("redferry is killed with SIGKILL. The writer goes on without it for 2 seconds.")
-	d.pass(ctx, nil, 2*time.Second)
-	at := d.checkpoint().Offset
-	d.say("The same command again. The checkpoint in the target says offset %s; the source is %s further by now:", comma(at), humanize.Bytes(uint64(d.source.Offset(d)-at)))
-	second := d.start()
-	d.pass(ctx, second, 4*time.Second)
-	before := d.source.Offset(d)
-	d.target.Freeze()
-	d.say("The target stops answering for 8 seconds (SIGSTOP). redferry goes on receiving, into its spool:")
-	d.pass(ctx, second, 8*time.Second)
-	d.target.Thaw()
-	d.say("It answers again. The source has written %s meanwhile, and could repeat only its last %s:",
-		humanize.Bytes(uint64(d.source.Offset(d)-before)), humanize.Bytes(uint64(d.backlogSize())))
-	d.pass(ctx, second, 3*time.Second)
-	written := stopWriter()
-	d.say("The writer stops, after %s commands. redferry is told to stop, too (SIGTERM):", comma(written.Acknowledged))
-	d.end(second)
-	d.say("It runs for a last time, until the target has all that the source has:")
-	d.finish(ctx, d.start("--stop-at", "caught-up"))
-
+	d.say("Does anything speak against a migration? It changes nothing; what is ok is left out here:")
+	d.check(ctx)
+	run := d.hurt(ctx)
+	said := d.last
+	d.say("How is it doing?")
+	d.run(ctx, "status")
+	var r result
+	if canCutOver(build) {
+		said.close() // the cutover says the same
+		d.cutOver(ctx, run, &r)
+	} else {
+		d.stopAndFinish(ctx, run, &r)
+	}
 	if d.spoil {
 		d.target.DB(1).Do(d, "INCR", "load:counter:0")
 	}
-	return d.conclude(written, began)
+	return d.conclude(&r, began)
+}
+
+// hurt has redferry carry the source over, kills it on the way, and holds up the target. The run that it returns is in sync.
+func (d *demo) hurt(ctx context.Context) *redistest.Process {
+	d.Helper()
+	inSync := func() bool { return d.inSync(ctx) }
+	d.say("redferry loads a snapshot into the target, and follows what is written meanwhile:")
+	first := d.startRun()
+	d.until(ctx, first, patience, "get in sync", inSync)
+	d.pass(ctx, first, 2*time.Second)
+
+	first.Kill()
+	d.say("redferry is killed with SIGKILL. The source is written to for 2 seconds without it.")
+	d.pass(ctx, nil, 2*time.Second)
+	at := d.checkpoint().Offset
+	d.say("The same command again. The checkpoint in the target says offset %d; the source is %s further by now:", at, humanize.Bytes(uint64(d.source.Offset(d)-at)))
+	second := d.startRun()
+	d.until(ctx, second, patience, "get in sync", inSync)
+	d.pass(ctx, second, time.Second)
+
+	before, backlog := d.source.Offset(d), d.backlogSize()
+	d.target.Freeze()
+	d.say("The target stops answering (SIGSTOP). redferry goes on receiving, into its spool:")
+	frozen := time.Now()
+	d.until(ctx, second, patience, "see the source write more than its backlog", func() bool { return d.source.Offset(d)-before > backlog*3/2 })
+	d.target.Thaw()
+	d.say("It answers again, after %s. The source has written %s meanwhile, and could repeat only its last %s:",
+		seconds(frozen), humanize.Bytes(uint64(d.source.Offset(d)-before)), humanize.Bytes(uint64(backlog)))
+	d.until(ctx, second, patience, "catch up", func() bool { return d.checkpoint().Offset-before > backlog*3/2 && inSync() })
+	d.pass(ctx, second, time.Second)
+	return second
+}
+
+// cutOver ends the migration while everybody writes.
+func (d *demo) cutOver(ctx context.Context, run *redistest.Process, r *result) {
+	d.Helper()
+	d.say("The source is written to as before, and now the target is to take over:")
+	d.run(ctx, "cutover")
+	d.finish(ctx, run)
+	d.pass(ctx, nil, 500*time.Millisecond) // in which the clients try the source
+	d.say("The run has ended by itself, with exit code 0. The clients have gone on trying the source for half a second, in vain.")
+	r.written, r.seen = d.stopWriter(), d.clients.end()
+	r.cutOver = true
+	r.refusal = d.source.TryDo("SET", "client:late", "1")
+}
+
+// stopAndFinish is for a source whose writes cannot be stopped by a cutover.
+func (d *demo) stopAndFinish(ctx context.Context, run *redistest.Process, r *result) {
+	d.Helper()
+	r.seen = d.clients.end()
+	r.written = d.stopWriter()
+	d.say("`redferry cutover` would end the migration here without stopping the writer first, but wants a source of Redis 6.2.7 or later.\n"+
+		"   So the writer and the clients stop, after %s commands. redferry is told to stop, too (SIGTERM):", comma(r.written.Acknowledged))
+	d.end(run)
+	d.say("It runs for a last time, until the target has all that the source has:")
+	d.run(ctx, "run", "--source", d.source.URL(), "--target", d.target.URL(), "--stop-at", "caught-up")
 }
 
 // conclude compares the servers, prints what happened and gives the verdict.
-func (d *demo) conclude(written redistest.LoadResult, began time.Time) error {
+func (d *demo) conclude(r *result, began time.Time) error {
+	d.Helper()
 	d.say("Both servers are compared, key by key:")
-	found := redistest.Compare(d, d.source, d.target, redistest.CompareOptions{Settled: true})
-	r := result{
-		want: d.count(d.source), got: d.count(d.target), written: written, differences: found, took: time.Since(began),
-		full: d.stat("sync_full"), partial: d.stat("sync_partial_ok"),
+	r.differences = redistest.Compare(d, d.source, d.target, redistest.CompareOptions{Settled: true})
+	for i := range r.seen {
+		r.got = append(r.got, d.target.DoInt(d, "GET", clientKey(i)))
 	}
+	r.source, r.target = d.count(d.source), d.count(d.target)
+	r.full, r.partial, r.took = d.stat("sync_full"), d.stat("sync_partial_ok"), time.Since(began)
 	r.print(d.out)
 	return r.judge()
 }
@@ -118,3 +173,10 @@ func title(server string) string { return strings.ToUpper(server[:1]) + server[1
 func comma[N int | int64](n N) string { return humanize.Comma(int64(n)) }
 
 func seconds(since time.Time) string { return fmt.Sprintf("%.1f s", time.Since(since).Seconds()) }
+
+// canCutOver tells whether redferry can stop the writes of a source of this build: Redis from 6.2.7 on, and every Valkey.
+func canCutOver(b redistest.Build) bool {
+	var major, minor, patch int
+	n, _ := fmt.Sscanf(b.Version, "%d.%d.%d", &major, &minor, &patch)
+	return b.Server == "valkey" || n > 0 && slices.Compare([]int{major, minor, patch}, []int{6, 2, 7}) >= 0
+}

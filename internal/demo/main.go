@@ -1,8 +1,9 @@
-// Command demo shows a migration on this machine: it starts two throw-away servers, fills one, keeps writing to it, has bin/redferry carry
-// it over, kills redferry on the way, and compares both servers. `make demo` builds redferry and runs it.
+// Command demo shows a migration on this machine, from its check to its cutover: it starts two throw-away servers, fills one, keeps writing to it, has bin/redferry carry
+// it over, kills redferry on the way, holds up the target, cuts over under the writes, and compares both servers. `make demo` builds redferry and runs it.
 //
-// One goroutine tells the story; the writer beside it, and the goroutine that waits for Ctrl-C, are joined before main returns. Whatever was started is ended by
-// then: servers and redferry by their pid, the temporary folder removed. The exit code is 0 only when both servers were equal.
+// One goroutine tells the story; the writer and the clients beside it, and the goroutine that waits for Ctrl-C, are joined before main returns. Whatever was started is ended by
+// then: servers and redferry by their pid, the temporary folder removed. The exit code is 0 only when both servers were equal, with all that was acknowledged, and the source
+// refused writes after the cutover.
 package main
 
 import (
@@ -20,7 +21,7 @@ import (
 func main() {
 	var o options
 	flag.StringVar(&o.binary, "redferry", "bin/redferry", "the redferry to show")
-	flag.IntVar(&o.keys, "keys", 200_000, "keys in the source at the start, about")
+	flag.IntVar(&o.keys, "keys", 60_000, "keys in the source at the start, about")
 	flag.IntVar(&o.rate, "rate", 5000, "commands a second that the writer sends")
 	flag.BoolVar(&o.spoil, "spoil", false, "change a key of the target before the comparison, to see it noticed")
 	flag.Parse()
@@ -56,7 +57,7 @@ func run(ctx context.Context, o options, out, errs io.Writer) int {
 		fmt.Fprintf(errs, "demo: %v\n", err)
 		return 1
 	case verdict != nil:
-		fmt.Fprintf(out, "\nNOT EQUAL: %v\n", verdict)
+		fmt.Fprintf(out, "\nNOT AS IT SHOULD BE: %v\n", verdict)
 		return 1
 	}
 	fmt.Fprintln(out, "\nBoth sides are equal: nothing was lost, and nothing was done twice.")

@@ -1,30 +1,75 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"redferry/applier/checkpoint"
 	"redferry/internal/redistest"
+	"redferry/replica"
+	"redferry/replica/admin"
 )
 
 // patience is how long redferry may take for what should take a moment.
 const patience = time.Minute
 
-// start runs redferry from the source to the target, on this terminal.
-func (d *demo) start(more ...string) *redistest.Process {
+// migration is the name that redferry gives one that has no other.
+const migration = "default"
+
+// start runs redferry, and shows the command and what it says.
+func (d *demo) start(args ...string) *redistest.Process {
 	d.Helper()
-	args := append([]string{"run", "--source", d.source.URL(), "--target", d.target.URL(), "--dir", d.dir}, more...)
-	fmt.Fprintf(d.out, "\n   $ %s %s\n", d.binary, strings.Join(args, " "))
+	return d.startInto(d.out, args...)
+}
+
+// startInto is start for what is not all shown.
+func (d *demo) startInto(out io.Writer, args ...string) *redistest.Process {
+	d.Helper()
+	fmt.Fprintf(d.out, "\n   $ redferry %s\n", strings.Join(args, " "))
 	cmd := exec.Command(d.binary, args...)
-	cmd.Stdout, cmd.Stderr = d.out, d.errs
-	cmd.Env = append(os.Environ(), "REDFERRY_LOG_FORMAT=console") // also where this goes to a file: it is for people
+	d.last = &page{w: out} // one for both, so that one goroutine writes to it
+	cmd.Stdout, cmd.Stderr = d.last, d.last
+	cmd.Env = append(environ(os.Environ()), "REDFERRY_DIR="+d.dir, "REDFERRY_LOG_FORMAT=console", "REDFERRY_LOG_INTERVAL=0") // also where this goes to a file: it is for people
 	return redistest.StartProcess(d, cmd)
+}
+
+// environ is the environment without what somebody has set for another redferry.
+func environ(of []string) (env []string) {
+	for _, e := range of {
+		if !strings.HasPrefix(e, "REDFERRY_") {
+			env = append(env, e)
+		}
+	}
+	return env
+}
+
+// run runs redferry until it ends by itself, which is to be with exit code 0.
+func (d *demo) run(ctx context.Context, args ...string) {
+	d.Helper()
+	d.finish(ctx, d.start(args...))
+}
+
+// startRun starts the migration.
+func (d *demo) startRun(more ...string) *redistest.Process {
+	d.Helper()
+	return d.start(append([]string{"run", "--source", d.source.URL(), "--target", d.target.URL()}, more...)...)
+}
+
+// check has redferry look at both servers, and shows what it has to remark.
+func (d *demo) check(ctx context.Context) {
+	d.Helper()
+	var all bytes.Buffer
+	d.finish(ctx, d.startInto(&all, "check", "--source", d.source.URL(), "--target", d.target.URL()))
+	fmt.Fprint(d.out, remarks(all.String()))
 }
 
 // end stops redferry as an operator does.
@@ -95,10 +140,10 @@ func (d *demo) alive(ctx context.Context) {
 	}
 }
 
-// checkpoint is what the target knows of the migration; zero before there is one.
+// checkpoint is what the target knows of the migration.
 func (d *demo) checkpoint() checkpoint.Record {
 	d.Helper()
-	reply := d.target.Do(d, "HGETALL", checkpoint.Key("default"))
+	reply := d.target.Do(d, "HGETALL", checkpoint.Key(migration))
 	fields, err := reply.AsStrMap()
 	if err != nil {
 		d.Fatalf("read the checkpoint: %v", err)
@@ -110,4 +155,22 @@ func (d *demo) checkpoint() checkpoint.Record {
 	return rec
 }
 
-func (d *demo) inStream() bool { return d.checkpoint().Phase == checkpoint.PhaseStream }
+// inSync tells whether the run says so.
+func (d *demo) inSync(ctx context.Context) bool {
+	d.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	client, err := admin.Dial(ctx, filepath.Join(d.dir, migration, "redferry.sock"))
+	if errors.Is(err, admin.ErrNotRunning) { // not yet
+		return false
+	}
+	if err != nil {
+		d.Fatalf("ask redferry how it does: %v", err)
+	}
+	defer client.Close()
+	r, err := client.Status(ctx)
+	if err != nil {
+		d.Fatalf("ask redferry how it does: %v", err)
+	}
+	return r.State == replica.InSync
+}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -12,26 +14,50 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestJudge(t *testing.T) {
+	began := time.Now()
 	equal := func() result {
 		c := counts{keys: 7, expires: 2, databases: 2, functions: 1}
-		return result{want: c, got: c, full: 1, partial: 2}
+		return result{source: c, target: c, full: 1, partial: 2, seen: []sight{{acked: 5, last: began}, {acked: 3, last: began}}, got: []int64{5, 3}}
+	}
+	cut := func() result {
+		r := equal()
+		r.cutOver, r.refusal = true, errors.New("NOREPLICAS Not enough good replicas to write.")
+		for i := range r.seen {
+			r.seen[i].refused, r.seen[i].said = began.Add(100*time.Millisecond), r.refusal.Error()
+		}
+		return r
 	}
 	for _, test := range []struct {
 		name   string
+		of     func() result
 		change func(r *result)
-		want   string // part of the verdict; empty for equal
+		want   string // part of the verdict; empty for none
 	}{
-		{"equal", func(*result) {}, ""},
-		{"a difference", func(r *result) {
+		{"equal", equal, func(*result) {}, ""},
+		{"a difference", equal, func(r *result) {
 			r.differences = []redistest.Difference{{DB: 3, Key: "k", What: "missing"}}
 		}, `db 3 key "k": missing`},
-		{"fewer keys", func(r *result) { r.got.keys-- }, "keys:6"},
-		{"a TTL lost", func(r *result) { r.got.expires-- }, "expires:1"},
-		{"a second full resync", func(r *result) { r.full++ }, "2 full resyncs"},
-		{"never resumed", func(r *result) { r.partial = 0 }, "no partial resync"},
+		{"fewer keys", equal, func(r *result) { r.target.keys-- }, "keys:6"},
+		{"a TTL lost", equal, func(r *result) { r.target.expires-- }, "expires:1"},
+		{"a second full resync", equal, func(r *result) { r.full++ }, "2 full resyncs"},
+		{"never resumed", equal, func(r *result) { r.partial = 0 }, "no partial resync"},
+		{"a write lost", equal, func(r *result) { r.got[1]-- }, "client 1: 3 writes were acknowledged, and the target has 2"},
+		{"a write done twice", equal, func(r *result) { r.got[0]++ }, "client 0: 5 writes were acknowledged, and the target has 6"},
+		{"a client that could not write", equal, func(r *result) { r.seen[0].acked, r.got[0] = 0, 0 }, "client 0: no write was acknowledged"},
+		{"refused without a cutover", equal, func(r *result) { r.seen[1].refused, r.seen[1].said = began, "OOM" }, `client 1: was told "OOM"`},
+		{"a connection lost", equal, func(r *result) { r.seen[1].lost = errors.New("EOF") }, "client 1: lost its connection: EOF"},
+
+		{"cut over", cut, func(*result) {}, ""},
+		{"cut over, a write lost", cut, func(r *result) { r.got[1]-- }, "client 1: 3 writes were acknowledged, and the target has 2"},
+		{"the source goes on", cut, func(r *result) { r.refusal = nil }, "the source takes writes after the cutover"},
+		{"the source is away", cut, func(r *result) { r.refusal = errors.New("connection refused") }, "after the cutover the source says connection refused"},
+		{"a client never refused", cut, func(r *result) { r.seen[0].refused = time.Time{} }, "client 0: the source did not refuse"},
+		{"another refusal", cut, func(r *result) { r.seen[0].said = "READONLY" }, `client 0: was told "READONLY"`},
+		{"a write let through later", cut, func(r *result) { r.seen[1].late = 2 }, "client 1: the source took 2 writes after"},
+		{"stopped for long", cut, func(r *result) { r.seen[1].refused = began.Add(6 * time.Second) }, "client 1: its writes were stopped for 6s"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := equal()
+			r := test.of()
 			test.change(&r)
 			err := r.judge()
 			if test.want == "" {
@@ -44,5 +70,83 @@ func TestJudge(t *testing.T) {
 				t.Errorf("verdict %v, want one with %q", err, test.want)
 			}
 		})
+	}
+}
+
+// What the verdict rests on comes from real answers: of a server that takes writes, refuses them, takes them again, and is gone.
+func TestClients(t *testing.T) {
+	s := redistest.Start(t, redistest.Latest(t))
+	c := startClients(t, s, 2)
+	counted := func(clients int, more int64) {
+		t.Helper()
+		for i := range clients {
+			from := s.DoInt(t, "INCRBY", clientKey(i), "0")
+			for end := time.Now().Add(10 * time.Second); s.DoInt(t, "INCRBY", clientKey(i), "0") < from+more; time.Sleep(clientPause) {
+				if time.Now().After(end) {
+					t.Fatalf("client %d does not count", i)
+				}
+			}
+		}
+	}
+	counted(2, 3)
+	s.Do(t, "CONFIG", "SET", "min-replicas-to-write", "1")
+	time.Sleep(20 * clientPause)
+	s.Do(t, "CONFIG", "SET", "min-replicas-to-write", "0")
+	counted(2, 3)
+	got := []int64{s.DoInt(t, "INCRBY", clientKey(0), "0"), s.DoInt(t, "INCRBY", clientKey(1), "0")}
+	seen := c.end()
+	for i, v := range seen {
+		if v.acked < got[i] || v.late < 3 || v.late >= v.acked || !strings.HasPrefix(v.said, refusal) || v.stopped() <= 0 || v.stopped() > time.Second || v.lost != nil {
+			t.Errorf("client %d: got %+v, and its count was %d before its end", i, v, got[i])
+		}
+	}
+	if acked, stopped := sum(seen); acked != seen[0].acked+seen[1].acked || stopped != max(seen[0].stopped(), seen[1].stopped()) {
+		t.Errorf("in sum %d writes and %v", acked, stopped)
+	}
+
+	c = startClients(t, s, 1)
+	counted(1, 1)
+	s.Kill()
+	c.done.Wait() // by itself
+	if v := c.end()[0]; v.lost == nil {
+		t.Errorf("a server that is gone: got %+v", v)
+	}
+}
+
+func TestCanCutOver(t *testing.T) {
+	for version, want := range map[string]bool{
+		"redis 6.0.16": false, "redis 6.2.6": false, "redis 6.2.7": true, "redis 6.2.14": true, "redis 7.0.15": true, "redis 10.0.1": true, "valkey 8.1.1": true, "redis ": false,
+	} {
+		server, number, _ := strings.Cut(version, " ")
+		if got := canCutOver(redistest.Build{Server: server, Version: number}); got != want {
+			t.Errorf("%s: %v", version, got)
+		}
+	}
+}
+
+func TestPage(t *testing.T) {
+	var b strings.Builder
+	p := &page{w: &b}
+	write := func(pieces ...string) {
+		for _, s := range pieces {
+			if n, err := p.Write([]byte(s)); n != len(s) || err != nil {
+				t.Errorf("got %d, %v", n, err)
+			}
+		}
+	}
+	write("in ", "sync\nsettling: 1%", " of 5\nsettling: 17% of 5\nsettling: 99% of 5\n\nkeys 1\nkeys 2\nsettling: 3% of 5\n")
+	p.close()
+	write("more\n")
+	if want := "     in sync\n     settling: 1% of 5\n\n     keys 1\n     keys 2\n     settling: 3% of 5\n"; b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
+	}
+	if got, want := remarks("     ok     a   b\n     warn   c\n         why: ok \n\n     1 ok, 1 warn\n"), "     warn   c\n         why: ok \n\n     1 ok, 1 warn\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestEnviron(t *testing.T) {
+	if got := environ([]string{"PATH=/bin", "REDFERRY_SOURCE=redis://other", "HOME=/"}); strings.Join(got, " ") != "PATH=/bin HOME=/" {
+		t.Errorf("got %q", got)
 	}
 }
