@@ -43,7 +43,7 @@ func ParseEndpoint(raw string, files TLSFiles) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	if err != nil { // its text quotes the URL or a piece of it, which may be one of the password
-		return Endpoint{}, errors.New("not a URL of the form redis://[user[:password]@]host[:port][,host[:port]…] (percent-encode special characters of a password: / is %2F)")
+		return Endpoint{}, errors.New("not a URL of the form redis://host[:port][,host[:port]…] (percent-encode special characters of a password: / is %2F)")
 	}
 	u := urls[0]
 	e := Endpoint{Network: "tcp", Username: u.User.Username()}
@@ -173,10 +173,14 @@ func (e Endpoint) Dial(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	d := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
-	if e.TLS != nil {
-		return (&tls.Dialer{NetDialer: d, Config: e.TLS}).DialContext(ctx, server.Network, server.Addr)
+	if e.TLS == nil {
+		return d.DialContext(ctx, server.Network, server.Addr)
 	}
-	return d.DialContext(ctx, server.Network, server.Addr)
+	conn, err := (&tls.Dialer{NetDialer: d, Config: e.TLS}).DialContext(ctx, server.Network, server.Addr)
+	if op := new(net.OpError); errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &op) { // a server without TLS waits for the end of a line
+		return nil, fmt.Errorf("it does not answer to TLS; rediss:// wants its tls-port: %w", err)
+	}
+	return conn, err
 }
 
 // ClientOption is a rueidis client's set-up for this endpoint: one plain connection at a time, RESP2, no caching, and no retries of its own, because a

@@ -2,11 +2,15 @@ package replica
 
 import (
 	"cmp"
+	"context"
+	"errors"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"redferry/internal/redistest"
 )
@@ -117,7 +121,7 @@ func TestParseEndpointRefused(t *testing.T) {
 		{"redis://user:pa%ss@host", TLSFiles{}, "percent-encode"},
 		{"redis://user:pa/ss@host", TLSFiles{}, "/ is %2F"},
 		{"redis://user:12/34@host", TLSFiles{}, "/ is %2F"},
-		{"redis://:secret", TLSFiles{}, "redis://[user[:password]@]host[:port][,host[:port]…]"},
+		{"redis://:secret", TLSFiles{}, "redis://host[:port][,host[:port]…]"},
 		{"redis://host", TLSFiles{Insecure: true}, "use rediss://"},
 		{"redis://host", TLSFiles{CA: certs.CA}, "use rediss://"},
 		{"rediss://host", TLSFiles{CA: filepath.Join(t.TempDir(), "missing")}, "read the CA file"},
@@ -182,8 +186,32 @@ func FuzzParseEndpoint(f *testing.F) {
 }
 
 // ownWords are what errors say of any URL, and messages of an endpoint; a password may happen to share three letters with them.
-const ownWords = `not a URL of the form redis://[user[:password]@]host[:port][,host[:port]…] (percent-encode special characters of a password: / is %2F) ` +
+const ownWords = `not a URL of the form redis://host[:port][,host[:port]…] (percent-encode special characters of a password: / is %2F) ` +
 	`a URL takes no ?query or #fragment here write a unix socket as unix:///path/to/redis.sock; in a password, / is %2F and @ is %40 user and password stand once, before the first host; in a password, @ is %40 scheme "http": use redis://, rediss:// (TLS), ` +
 	`redis+sentinel://, rediss+sentinel:// or unix:// a URL has no path here: a database cannot be chosen, redferry moves all of them; in a password, / is %2F ` +
 	"a Sentinel URL ends in /NAME, as in `sentinel monitor NAME …`: letters, digits, . - _ alone; in a password, / is %2F " +
 	`no host before or behind a comma no host H:6379,H:1 H:6379,H:1 M (Sentinel H:26379,H:1) H:1 /r.sock`
+
+// A server without TLS keeps silent when it is greeted in TLS: the error has to say more than that the time was over.
+func TestDialTLSToSilence(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	e, err := ParseEndpoint("rediss://"+l.Addr().String(), TLSFiles{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := e.Dial(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "tls-port") {
+		t.Errorf("silence: got %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Dial(t.Context()); err == nil || strings.Contains(err.Error(), "tls-port") {
+		t.Errorf("nobody there: got %v", err)
+	}
+}
