@@ -27,7 +27,7 @@ const (
 
 // States are all of them.
 func States() []State {
-	return []State{Connecting, Loading, CatchingUp, InSync, Settling, Waiting, Paused}
+	return []State{Connecting, Loading, CatchingUp, InSync, Settling, Comparing, CuttingOver, Completed, Waiting, Paused}
 }
 
 // Side is what a run can wait for. Several waits may be on at a time.

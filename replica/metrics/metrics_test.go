@@ -68,7 +68,7 @@ func TestValues(t *testing.T) {
 	c := newCollector(func() admin.Report { return r })
 	const head = "# HELP redferry_state 1 for the state that the run is in, 0 for the others.\n# TYPE redferry_state gauge\n"
 	want := head
-	for _, s := range []string{"catching_up", "connecting", "in_sync", "paused", "settling", "snapshot", "waiting"} {
+	for _, s := range []string{"catching_up", "comparing", "completed", "connecting", "cutting_over", "in_sync", "paused", "settling", "snapshot", "waiting"} {
 		n := "0"
 		if s == "in_sync" {
 			n = "1"
