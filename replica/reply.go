@@ -41,7 +41,7 @@ func (l *Link) refused(command, reply string) error {
 	}
 	switch code(reply) {
 	case "NOAUTH":
-		return stop("the source wants AUTH, and the URL has no password", "put user and password into the source's URL: redis://user:password@host:port")
+		return stop("the source wants AUTH, and the URL has no password", "put user and password into the source's URL: user:password@ before its host")
 	case "WRONGPASS":
 		return stop(fmt.Sprintf("AUTH as user %q failed", user), "check user and password in the source's URL")
 	case "NOPERM":

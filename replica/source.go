@@ -42,7 +42,7 @@ func AuthStop(end string, e Endpoint, err error) error {
 		if strings.HasPrefix(text, prefix) {
 			return &Stop{
 				Kind: Config, Reason: fmt.Sprintf("the %s %s refuses this user", end, e), Err: err,
-				Hint: "give a user and password in --" + end + " (redis://user:password@host:port) that has the rights which docs/operations.md lists",
+				Hint: "give a user and password in --" + end + " (user:password@ before its host) that has the rights which docs/operations.md lists",
 			}
 		}
 	}

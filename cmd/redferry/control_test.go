@@ -283,6 +283,26 @@ func TestWatch(t *testing.T) {
 	other.wait(t).expect(t, exitDecide, "does not run on this machine")
 }
 
+// Also while the target is away, or has no checkpoint yet; and a run that got no further has done nothing.
+func TestWatchWithoutCheckpoint(t *testing.T) {
+	t.Parallel()
+	source, target := pair(t)
+	target.Kill()
+	p := newProgram(t)
+	run := p.start(t, with(ends(source, target))...)
+	run.until(t, "waiting")
+	watch, lines := p.start(t, "status", "--watch", "--target", target.URL()), p.start(t, "status", "--watch", "--json", "--target", target.URL())
+	wait(t, "two looks", func() bool {
+		return strings.Count(watch.stdout.String(), "connection refused") >= 4 && strings.Count(lines.stdout.String(), `"running":true`) >= 2
+	})
+	watch.Signal(os.Interrupt)
+	watch.wait(t).expect(t, exitDone)
+	lines.Signal(os.Interrupt)
+	lines.wait(t).expect(t, exitDone)
+	run.Signal(os.Interrupt)
+	run.wait(t).expect(t, exitDone, "stopped before it knew both ends, and has done nothing")
+}
+
 // The hook hears of each change, the last one too, whatever it does itself, and finds no password.
 func TestOnState(t *testing.T) {
 	t.Parallel()

@@ -45,7 +45,7 @@ func (c *eventsCmd) Run(s *streams) error {
 }
 
 func printEvent(w io.Writer, e events.Event) error {
-	_, err := fmt.Fprintf(w, "%s  %-12s %s\n", e.Time.UTC().Format("2006-01-02 15:04:05.000 MST"), e.State, e.Why)
+	_, err := fmt.Fprintf(w, "%s  %-13s %s\n", e.Time.UTC().Format("2006-01-02 15:04:05.000 MST"), e.State, e.Why)
 	return err
 }
 

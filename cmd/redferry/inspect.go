@@ -77,6 +77,7 @@ func checkpointMeanings() []meaning {
 		{checkpoint.FieldChecked, "all replies up to here were read", false},
 		{checkpoint.FieldDB, "selected in the stream at the offset", false},
 		{checkpoint.FieldSnapRead, "bytes of the RDB of which all is in the target", false},
+		{checkpoint.FieldSnapScan, "what a scanner needs to go on at that byte of the RDB; empty behind the snapshot", false},
 		{checkpoint.FieldSnapSize, "bytes of the RDB; -1: the source did not say", false},
 		{checkpoint.FieldRejected, "writes that the target refused for good", false},
 		{checkpoint.FieldDiverged, "transactions that took effect though their guard had not agreed", false},

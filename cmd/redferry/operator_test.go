@@ -22,6 +22,9 @@ func TestStatus(t *testing.T) {
 	run.until(t, "in_sync")
 	p.run(t, "status", "--target", target.URL()).expect(t, exitDone,
 		"stream: the target has what the source had at this offset, and follows it", source.Addr(), "alive: its lease runs", "rejected      0", "divergence    0", "unchecked     none")
+	if r := p.run(t, "inspect", "--target", target.URL()); strings.Contains(r.stdout, "unknown to this version") {
+		t.Errorf("it does not know its own record: %s", r.stdout)
+	}
 	run.Signal(os.Interrupt)
 	run.wait(t).expect(t, exitDone)
 

@@ -253,6 +253,8 @@ func (s *screen) end(ctx context.Context, err error, stopAt string) {
 	switch {
 	case s.status.Base() == replica.Completed:
 		why = "cut over: the target is the one to write to"
+	case errors.Is(context.Cause(ctx), errSignal) && s.status.Base() == replica.Connecting && s.status.Checkpointed.Load() == 0:
+		why = "stopped before it knew both ends, and has done nothing"
 	case errors.Is(context.Cause(ctx), errSignal) && s.loading:
 		why = "stopped in the midst of the snapshot; the same command goes on with it if all of the RDB has arrived, and else begins it again"
 	case errors.Is(context.Cause(ctx), errSignal):

@@ -113,6 +113,11 @@ func (c *statusCmd) show(ctx context.Context, s *streams, w io.Writer) error {
 	}
 	target, t, err := c.checkpoint(ctx)
 	switch {
+	case err != nil && c.Watch && status.Running && c.JSON: // the next look may find more
+		return printJSON(w, status)
+	case err != nil && c.Watch && status.Running:
+		_, err = fmt.Fprintln(w, redact(err.Error()))
+		return err
 	case err != nil && c.JSON && status.Running: // what is known is worth printing
 		return errors.Join(printJSON(w, status), err)
 	case err != nil:
