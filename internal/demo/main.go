@@ -21,7 +21,7 @@ import (
 func main() {
 	var o options
 	flag.StringVar(&o.binary, "redferry", "bin/redferry", "the redferry to show")
-	flag.IntVar(&o.keys, "keys", 60_000, "keys in the source at the start, about")
+	flag.IntVar(&o.keys, "keys", 50_000, "keys in the source at the start, about")
 	flag.IntVar(&o.rate, "rate", 5000, "commands a second that the writer sends")
 	flag.BoolVar(&o.spoil, "spoil", false, "change a key of the target before the comparison, to see it noticed")
 	flag.Parse()
