@@ -258,7 +258,7 @@ func (s *screen) end(ctx context.Context, err error, stopAt string) {
 	case errors.Is(context.Cause(ctx), errSignal) && s.loading:
 		why = "stopped in the midst of the snapshot; the same command goes on with it if all of the RDB has arrived, and else begins it again"
 	case errors.Is(context.Cause(ctx), errSignal):
-		why = "stopped; the same command goes on from here. Meanwhile no key expires in the target: --stop-at caught-up, or reset, gives it the source's TTLs"
+		why = "stopped; the same command goes on from here. Meanwhile no key expires in the target: cutover, --stop-at caught-up, or reset, gives it the source's TTLs"
 	case stopAt == "caught-up":
 		why = "caught up: the target has all that the source had when it was in sync"
 	case stopAt != "":

@@ -247,9 +247,9 @@ func phaseText(t *applier.Traces) string {
 func expiryText(r *checkpoint.Record) string {
 	switch r.Expiry {
 	case string(applier.Shift), checkpoint.Mixed:
-		return "shifted: the source expires keys, the target does not; `run --stop-at caught-up`, or reset, gives it the source's TTLs"
+		return "shifted: the source expires keys, the target does not; cutover, `run --stop-at caught-up`, or reset, gives it the source's TTLs"
 	case string(applier.Import):
-		return "in the target's import mode, which was " + r.ImportWas + " before; `run --stop-at caught-up`, or reset, ends it"
+		return "in the target's import mode, which was " + r.ImportWas + " before; cutover, `run --stop-at caught-up`, or reset, ends it"
 	}
 	return "as in the source"
 }
