@@ -46,6 +46,16 @@ func TestStatus(t *testing.T) {
 	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "2 writes that the target refused", "1 transactions", "5-9, 11-13: ", "DEL=1 PEXPIREAT=3: ")
 	p.run(t, "status", "--json", "--target", target.URL()).expect(t, exitDone, `"divergence":{"DEL":1,"PEXPIREAT":3}`)
 	p.run(t, "inspect", "--target", target.URL()).expect(t, exitDone, `"DEL=1 PEXPIREAT=3"`, "found nothing to change")
+	note := filepath.Join(p.home, "redferry", "default", "cutover") // of a run that was killed behind a cutover's point of no return
+	if err := os.WriteFile(note, []byte(`{"addr":"h:1","run_id":"x","refuses":true,"min_replicas_to_write":"0"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.run(t, "status").expect(t, exitDecide, "the source refuses writes because of a cutover", "redferry cutover --undo --source URL opens it")
+	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "warning: the source refuses writes because of a cutover", "phase         stream")
+	if err := os.Remove(note); err != nil {
+		t.Fatal(err)
+	}
+	p.run(t, "status").expect(t, exitDecide, "does not run on this machine")
 	target.Do(t, "HSET", checkpoint.Key("default"), "phase", "snapshot", "snapshot_size", "200", "snapshot_read", "50")
 	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "snapshot: loaded in part, and nobody is at it", "50 B of 200 B (25%)")
 	target.Do(t, "HSET", checkpoint.Key("default"), "format", "99", "later", "field")

@@ -24,7 +24,7 @@ type runCmd struct {
 	StopAt            string            `placeholder:"caught-up|OFFSET" help:"Settle and end, with exit code 0, once the target has all that the source had when redferry was in sync for the first time, or all up to this replication offset."`
 	OnError           string            `enum:"stop,continue" default:"stop" help:"When the target refuses a write for good: stop with exit code 4, or keep it in rejected.resp and go on (${enum})."`
 	TTLGrace          time.Duration     `name:"ttl-grace" default:"1s" help:"How much longer keys live in the target than in the source once it settles, so that a TTL that is renewed in time is renewed here in time, too."`
-	Takeover          bool              `help:"Replace a process that owns this migration and lives."`
+	Takeover          bool              `help:"Replace a process that owns this migration and lives, on another machine; one on this machine is to be stopped."`
 	Ack               string            `enum:"durable,liveness" default:"durable" help:"What to acknowledge to the source: what is in the target, or offset 0, for a source whose clients use WAIT or FAILOVER (${enum})."`
 	RenamedCommand    map[string]string `placeholder:"NEW=USUAL" help:"A command that the source has under another name, as NEW=USUAL; may be repeated."`
 	AnnouncePort      int               `default:"0" help:"The port to announce to the source. Nothing that speaks Redis may listen there."`

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -92,8 +93,15 @@ func (c *statusCmd) show(ctx context.Context, s *streams, w io.Writer) error {
 			return err
 		}
 	}
-	if !status.Running && c.Target == "" {
-		return c.showEvents(w, status)
+	unfinished := c.unfinished()
+	switch {
+	case status.Running: // it finishes the cutover
+	case c.Target == "":
+		return c.showEvents(w, status, unfinished)
+	case unfinished != nil:
+		if _, err := fmt.Fprintln(s.err, "redferry: warning:", unfinished); err != nil {
+			return err
+		}
 	}
 	if status.Running && !c.JSON {
 		if err := printRun(w, run); err != nil {
@@ -140,8 +148,17 @@ func (c *statusCmd) ask(ctx context.Context) (*admin.Report, error) {
 	return &r, err
 }
 
-// showEvents is for a migration that does not run here, and of which nothing else is known.
-func (c *statusCmd) showEvents(w io.Writer, status fullStatus) error {
+// unfinished is an error when nobody is at a cutover that has come half way.
+func (c *statusCmd) unfinished() error {
+	root, err := c.root()
+	if err != nil {
+		return err
+	}
+	return notBegun(filepath.Join(root, c.Name))
+}
+
+// showEvents is for a migration that does not run here, and of which nothing else is known but what is unfinished.
+func (c *statusCmd) showEvents(w io.Writer, status fullStatus, unfinished error) error {
 	const few = 5
 	list, _, err := c.last(few)
 	if err != nil {
@@ -158,6 +175,9 @@ func (c *statusCmd) showEvents(w io.Writer, status fullStatus) error {
 				return err
 			}
 		}
+	}
+	if unfinished != nil {
+		return unfinished
 	}
 	return &replica.Stop{
 		Kind: replica.Decide, Reason: fmt.Sprintf("migration %q does not run on this machine", c.Name),
