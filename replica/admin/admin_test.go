@@ -50,7 +50,7 @@ func start(t *testing.T, change ...func(*Server)) *fixture {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	f := &fixture{
-		socket: filepath.Join(dir, "redferry.sock"), gate: &replica.Gate{}, level: "info", holding: make(chan struct{}, 10), held: make(chan struct{}), ended: make(chan error, 10),
+		socket: filepath.Join(dir, "redferry.sock"), gate: &replica.Gate{}, level: "info", holding: make(chan struct{}, 100), held: make(chan struct{}), ended: make(chan error, 10),
 	}
 	log, err := events.Open(filepath.Join(dir, "events.jsonl"))
 	if err != nil {
