@@ -271,7 +271,7 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 		return &Stop{Kind: Decide, Reason: "the migration is paused", Hint: "redferry resume"}
 	}
 	if c.writes, err = dialWrites(ctx, r.Source, r.Cutover.File); err != nil {
-		return err
+		return causeOf(ctx, err)
 	}
 	if !c.resumed { // else nothing is paused
 		if err := c.writes.admit(ctx, &c.config); err != nil {
