@@ -101,6 +101,12 @@ func markDone(path string) error {
 	return note.write(path)
 }
 
+// CutoverDone tells whether a cutover, by its note in path, has come to its end, and was not undone.
+func CutoverDone(path string) (bool, error) {
+	note, err := readCutoverNote(path)
+	return err == nil && note != nil && note.Done, err
+}
+
 // CutoverBegun tells whether a cutover, by its note in path, was begun and has neither come to its end nor was undone.
 func CutoverBegun(path string) (bool, error) {
 	note, err := readCutoverNote(path)

@@ -81,7 +81,10 @@ func (w *sourceWrites) admit(ctx context.Context, c *Cutover) error {
 	case !canStopWrites(w.info["redis_version"]):
 		why = "is older than Redis 6.2.7: it cannot pause writes alone, or lets scripts write that it should refuse"
 	default:
-		return w.notPaused(ctx)
+		if err := w.notPaused(ctx); err != nil {
+			return err
+		}
+		return w.permitted(ctx, c)
 	}
 	return &Stop{
 		Kind: Decide, Reason: fmt.Sprintf("the source %s %s", w.server, why),
@@ -138,6 +141,36 @@ func (w *sourceWrites) notPaused(ctx context.Context) error {
 	}
 }
 
+// permitted asks for all that a cutover wants of the source, in a way that changes nothing: a right that is missing is not to show when the target has been settled, and clients wait.
+func (w *sourceWrites) permitted(ctx context.Context, c *Cutover) error {
+	if err := w.forMS(ctx, 1); err != nil {
+		return err
+	}
+	if c.After != SourceRefuses {
+		return nil
+	}
+	now, err := w.config(ctx)
+	if err == nil {
+		err = w.setOne(ctx, minReplicas, now[minReplicas])
+	}
+	return w.forbids(err)
+}
+
+// forMS pauses the source's writes.
+func (w *sourceWrites) forMS(ctx context.Context, ms int64) error {
+	err := forbidden(w.src.client.Do(ctx, w.src.client.B().ClientPause().Timeout(ms).Write().Build()).Error())
+	if errors.Is(err, errForbidden) {
+		return &Stop{
+			Kind: Decide, Reason: fmt.Sprintf("the source %s does not let its writes be paused", w.server), Err: err,
+			Hint: "ACL SETUSER <user> +client|pause +client|unpause on the source; or stop its clients yourself, and say so with --source-writes=stopped",
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("pause the writes of the source %s: %w", w.server, err)
+	}
+	return nil
+}
+
 // pause stops the source's writes until unpause, close, or most is over, and renews that meanwhile: a process that dies leaves a source that goes on after pauseSpan.
 func (w *sourceWrites) pause(ctx context.Context, most time.Duration) error {
 	end := time.Now().Add(most)
@@ -163,9 +196,8 @@ func (w *sourceWrites) extend(ctx context.Context, end time.Time) error {
 		return nil
 	}
 	asked := time.Now()
-	err := w.src.client.Do(ctx, w.src.client.B().ClientPause().Timeout(span.Milliseconds()).Write().Build()).Error()
-	if err != nil {
-		return fmt.Errorf("pause the writes of the source %s: %w", w.server, forbidden(err))
+	if err := w.forMS(ctx, span.Milliseconds()); err != nil {
+		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -317,9 +349,16 @@ func (w *sourceWrites) set(ctx context.Context, now, to map[string]string, names
 		if now[name] == to[name] {
 			continue
 		}
-		if err := w.src.client.Do(ctx, w.src.client.B().ConfigSet().ParameterValue().ParameterValue(name, to[name]).Build()).Error(); err != nil {
-			return fmt.Errorf("set the source's %s: %w", name, forbidden(err))
+		if err := w.setOne(ctx, name, to[name]); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func (w *sourceWrites) setOne(ctx context.Context, name, value string) error {
+	if err := w.src.client.Do(ctx, w.src.client.B().ConfigSet().ParameterValue().ParameterValue(name, value).Build()).Error(); err != nil {
+		return fmt.Errorf("set the source's %s: %w", name, forbidden(err))
 	}
 	return nil
 }

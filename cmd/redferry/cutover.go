@@ -286,8 +286,11 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	client, err := c.dialRun(watching)
+	if errors.Is(err, admin.ErrNotRunning) {
+		err = c.whatWas(err)
+	}
 	if err != nil {
-		return c.notRunning(err)
+		return err
 	}
 	defer client.Close()
 	var watcher sync.WaitGroup
@@ -299,6 +302,9 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	watcher.Wait()
 	if errors.Is(err, syscall.EPIPE) && ctx.Err() != nil { // it came before the order was given
 		return fmt.Errorf("no cutover was asked for: %w", context.Cause(ctx))
+	}
+	if errors.Is(err, admin.ErrNoAnswer) {
+		return c.whatWas(err)
 	}
 	if err != nil {
 		return heard(err)
@@ -319,6 +325,34 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	p.row("offset", "%d of %s: all that the source has acknowledged", r.Offset, r.ReplID)
 	p.row("source", "%s", r.Source)
 	return p.err
+}
+
+// whatWas is what has become of a cutover where no run answers, as its note tells.
+func (c *cutoverCmd) whatWas(why error) error {
+	root, err := c.root()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(root, c.Name)
+	if err := notBegun(dir); err != nil {
+		return err
+	}
+	done, err := replica.CutoverDone(cutoverFile(dir))
+	switch {
+	case err != nil:
+		return err
+	case done:
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: fmt.Sprintf("migration %q was cut over already", c.Name),
+			Hint: "redferry status --target URL shows it; redferry cutover --undo --source URL lets the source take writes again",
+		}
+	case errors.Is(why, admin.ErrNotRunning):
+		return c.notRunning(why)
+	}
+	return &replica.Stop{
+		Kind: replica.Failed, Reason: "the run has ended before it answered; if the source's writes were paused, that ends within four seconds", Err: why,
+		Hint: "redferry events tells why; redferry run goes on from where it was",
+	}
 }
 
 // notBegun is an error when the source refuses writes because of a cutover that has not come to its end: only the note in dir says how it was before.
@@ -345,7 +379,7 @@ func (c *cutoverCmd) watch(ctx context.Context, s *streams) {
 		if r, err := client.Status(ctx); err == nil {
 			now := string(r.State)
 			if r.Settle.Total > 0 && r.State == replica.Settling {
-				now = fmt.Sprintf("%s: %d%% of the keys looked at", now, 100*r.Settle.Seen/r.Settle.Total)
+				now = fmt.Sprintf("%s: %d%% of the keys looked at", now, 10*(10*r.Settle.Seen/r.Settle.Total))
 			} else {
 				now += ": " + r.Why
 			}

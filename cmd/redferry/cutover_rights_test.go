@@ -42,6 +42,15 @@ func TestCutoverByUsersOfTheManual(t *testing.T) {
 		t.Error("a cutover wants no rights of its own: the manual asks for too much")
 	}
 	grant(cuts)
+	for right, says := range map[string]string{"client|pause": "does not let its writes be paused", "config|set": "cannot be made to refuse writes"} {
+		source.Do(t, "ACL", "SETUSER", "ferry-source", "-"+right)
+		r := p.run(t, "cutover")
+		r.expect(t, exitDecide, "no cutover, and replication goes on: the source "+source.Addr()+" "+says, "ACL SETUSER <user> +")
+		if strings.Contains(r.stderr, "settling") {
+			t.Errorf("without %s: it comes to light behind settling", right)
+		}
+		source.Do(t, "ACL", "SETUSER", "ferry-source", "+"+right)
+	}
 	p.run(t, "cutover", "--verify=full").expect(t, exitDone, "the target is the one to write to")
 	run.wait(t).expect(t, exitDone)
 }

@@ -17,6 +17,9 @@ import (
 // ErrNotRunning says that nobody listens on a socket.
 var ErrNotRunning = errors.New("no run listens there")
 
+// ErrNoAnswer says that a command was given, and that its answer did not come.
+var ErrNoAnswer = errors.New("hear the run's answer")
+
 // maxReply is the longest reply that a Client takes.
 const maxReply = 16 << 20
 
@@ -67,7 +70,7 @@ func (c *Client) Do(ctx context.Context, words ...string) (string, error) {
 	}
 	reply, err := c.read()
 	if err != nil {
-		return "", fmt.Errorf("hear the run's answer: %w", errors.Join(ctx.Err(), err))
+		return "", fmt.Errorf("%w: %w", ErrNoAnswer, errors.Join(ctx.Err(), err))
 	}
 	switch reply.Type {
 	case redcon.Error:
