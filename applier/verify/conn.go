@@ -53,6 +53,9 @@ func dial(ctx context.Context, end string, e replica.Endpoint) (*conn, error) {
 	}
 	client, err := rueidis.NewClient(o)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		c.cut()
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
