@@ -40,7 +40,7 @@ type Config struct {
 	TTLGrace     time.Duration // what an expiry that is not shifted is put off while settling; 0 for the default
 	DropPublish  bool          // leave out PUBLISH and SPUBLISH
 	Rename       RenameMap     // the source's renamed commands
-	Pipelines    int           // connections that load the snapshot; 0 for the default
+	Pipelines    *Pipelines    // connections that load the snapshot; nil for the default
 	Timeout      time.Duration // for one round trip to the target, however large; 0 for the default
 	Status       *replica.Status
 	Log          zerolog.Logger
@@ -97,8 +97,8 @@ var _ replica.Sink = (*Applier)(nil)
 
 // New makes an Applier. It connects to nothing before Resume.
 func New(c Config) *Applier {
-	if c.Pipelines <= 0 {
-		c.Pipelines = defaultPipelines
+	if c.Pipelines == nil {
+		c.Pipelines = NewPipelines(defaultPipelines)
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = defaultTimeout

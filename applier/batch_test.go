@@ -260,9 +260,11 @@ func TestFillingAllocatesNothing(t *testing.T) {
 		}
 	})
 	t.Run("keys", func(t *testing.T) {
-		a := New(Config{Pipelines: 1})
+		a := New(Config{Pipelines: NewPipelines(1)})
 		a.target = target{maxBulk: defaultMaxBulk, databases: map[int]bool{3: true}}
 		l := newLoader(a, rdbstream.NewReader(bufio.NewReader(strings.NewReader(""))), progress{})
+		close(l.ended)
+		l.keep(t.Context(), func() {}) // for its batches
 		e := rdbstream.Entry{
 			Kind: rdbstream.KindKey, DB: 3, Key: []byte("key:1"), Type: rdbstream.TypeString, Value: []byte("\x05value"),
 			HasExpire: true, ExpireAt: 99999999999999, Idle: -1, Freq: -1,

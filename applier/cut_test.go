@@ -204,7 +204,7 @@ func newBench(t *testing.T, rec *recorded) *bench {
 	b.proxy = redistest.NewProxy(t, b.dst.Addr())
 	b.m = newMigration(t, "redis://"+b.src.Addr(), b.dst.URLAt(b.proxy.Addr()))
 	b.m.run.StopAt = replica.StopAt{Offset: rec.end()}
-	b.m.apply.Pipelines = 1
+	b.m.apply.Pipelines = applier.NewPipelines(1)
 	return b
 }
 

@@ -6,7 +6,7 @@
 // of date, and then the EXEC does nothing. The checkpoint is written in the same EXEC as what it covers, so the target alone says how far it is.
 // Of a snapshot it says each second up to which byte of the RDB all is in, and what has to be known to read on from there.
 //
-// Goroutines: one renews the lease, and counts what the target evicts, from the first Resume until Close; Snapshot runs one for each pipeline and ends them before it returns;
+// Goroutines: one renews the lease, and counts what the target evicts, from the first Resume until Close; Snapshot runs one for each pipeline, and one that starts those, and ends them before it returns;
 // Commit and Apply run on their callers'; Commit starts one for each round trip under way, two at most, and waits for both. A connection to
 // the target belongs to one goroutine at a time, but for these two.
 //

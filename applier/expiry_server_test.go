@@ -74,7 +74,7 @@ func TestRenewedThroughASlowSnapshot(t *testing.T) {
 			line := redistest.NewProxy(t, f.dst.Addr())
 			line.Throttle(redistest.FromClient, 250_000)
 			f.m = newMigration(t, f.src.URL(), f.dst.URLAt(line.Addr()))
-			f.m.apply.Expiry, f.m.apply.Pipelines = expiry, 1
+			f.m.apply.Expiry, f.m.apply.Pipelines = expiry, applier.NewPipelines(1)
 			f.running = f.m.start(t)
 			next := time.Now().Add(time.Second)
 			eventually(t, "the snapshot is loaded", func() bool {

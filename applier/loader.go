@@ -28,7 +28,7 @@ type progress struct {
 	db   int
 }
 
-// loader carries keys from the scanner to the pipelines. Its batches go round: at most twice as many as pipelines, and one, are in memory.
+// loader carries keys from the scanner to the pipelines. Its batches go round: at most twice as many as there ever were pipelines, and one, are in memory.
 type loader struct {
 	a     *Applier
 	r     *rdbstream.Reader // the scanner's
@@ -36,12 +36,15 @@ type loader struct {
 	cur   *keyBatch         // that the scanner fills
 	empty chan *keyBatch    // to fill
 	full  chan *keyBatch    // to write; closed when the RDB is through
+	ended chan struct{}     // closed then, too
 	seq   int64
 
 	expiries expiries             // how they are written
 	field    func(ms int64) int64 // likewise, those of hash fields; nil for as they are
 
 	mu      sync.Mutex
+	running int                // pipelines
+	most    int                // that there ever were
 	written map[int64]progress // where batches end that are in, but not all before them
 	next    int64              // the first batch that is not in
 	done    progress           // all up to here is in
@@ -68,18 +71,51 @@ type loadKey struct {
 
 // newLoader makes a loader for what r yields: the RDB behind from.
 func newLoader(a *Applier, r *rdbstream.Reader, from progress) *loader {
-	n := 2*a.Pipelines + 1
+	const batches = 2 * MaxPipelines
 	l := &loader{
-		a: a, r: r, db: from.db, cur: &keyBatch{}, empty: make(chan *keyBatch, n), full: make(chan *keyBatch, n),
+		a: a, r: r, db: from.db, cur: &keyBatch{}, empty: make(chan *keyBatch, batches+1), full: make(chan *keyBatch, batches+1), ended: make(chan struct{}),
 		expiries: a.usual(), written: map[int64]progress{}, done: from,
 	}
 	if l.expiries != (expiries{}) {
 		l.field = l.expiries.field
 	}
-	for range n {
-		l.empty <- &keyBatch{}
-	}
+	l.empty <- &keyBatch{}
 	return l
+}
+
+// keep starts pipelines, by calling start, until there are as many as there are to be, and again whenever that is more.
+func (l *loader) keep(ctx context.Context, start func()) {
+	for {
+		n, changed := l.a.Pipelines.watch()
+		l.mu.Lock()
+		for ; l.running < n; l.running++ {
+			if l.running == l.most {
+				l.most++
+				l.empty <- &keyBatch{}
+				l.empty <- &keyBatch{}
+			}
+			start()
+		}
+		l.mu.Unlock()
+		select {
+		case <-changed:
+		case <-l.ended:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// surplus tells a pipeline that it is one too many, and is to end.
+func (l *loader) surplus() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.running <= l.a.Pipelines.Get() {
+		return false
+	}
+	l.running--
+	return true
 }
 
 // session writes to the target that has taken what was loaded so far.
@@ -144,7 +180,7 @@ func (l *loader) flush(ctx context.Context, end progress) error {
 	}
 }
 
-// write is one pipeline: it takes batches until there are no more.
+// write is one pipeline: it takes batches until there are no more, or until it is one too many.
 func (l *loader) write(ctx context.Context) error {
 	s := l.session()
 	defer s.close()
@@ -158,6 +194,9 @@ func (l *loader) write(ctx context.Context) error {
 		case l.empty <- b:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if l.surplus() {
+			return nil
 		}
 	}
 	return nil

@@ -172,14 +172,17 @@ func (l *loader) run(ctx context.Context, snap replica.Snapshot) error {
 	defer fail(nil)
 	defer context.AfterFunc(ctx, snap.Interrupt)() // the scanner may wait for bytes that nobody will take
 	var g sync.WaitGroup
-	for range l.a.Pipelines {
-		g.Go(func() {
-			if err := l.write(ctx); err != nil {
-				fail(err)
-			}
-		})
-	}
 	g.Go(func() {
+		l.keep(ctx, func() {
+			g.Go(func() {
+				if err := l.write(ctx); err != nil {
+					fail(err)
+				}
+			})
+		})
+	})
+	g.Go(func() {
+		defer close(l.ended)
 		defer close(l.full)
 		err := l.scan(ctx)
 		if err == nil {

@@ -223,6 +223,9 @@ func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
 		if err := r.Gate.pass(ctx); err != nil {
 			return err
 		}
+		if err := r.Gate.spend(ctx, u.End.Offset-u.Start); err != nil {
+			return err
+		}
 		if err := r.sink.Apply(ctx, &u); err != nil {
 			return err
 		}

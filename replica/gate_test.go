@@ -60,10 +60,44 @@ func TestGate(t *testing.T) {
 	})
 }
 
+func TestGateHasARate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gate{}
+		takes := func(what func() error, want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			if err := what(); err != nil {
+				t.Error(err)
+			}
+			if got := time.Since(began); got < want-want/10 || got > want+want/10 {
+				t.Errorf("%d bytes a second: it took %v, want %v", g.Rate(), got, want)
+			}
+		}
+		spend := func(n int64) func() error { return func() error { return g.spend(t.Context(), n) } }
+		takes(spend(1<<40), 0)
+		g.SetRate(1000)
+		takes(spend(60_000), time.Minute)
+		time.AfterFunc(time.Minute, func() { g.SetRate(5000) })
+		takes(spend(360_000), 2*time.Minute) // a sixth of it at the first rate
+		time.AfterFunc(time.Minute, func() { g.SetRate(0) })
+		takes(spend(1<<40), time.Minute)
+		g.SetRate(1)
+		takes(func() error {
+			_, err := io.Copy(io.Discard, &gated{bytes.NewReader(make([]byte, 60)), g, t.Context()})
+			return err
+		}, time.Minute)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if err := g.spend(ctx, 100); err == nil {
+			t.Error("it does not end with its context")
+		}
+	})
+}
+
 func TestNoGate(t *testing.T) {
 	var g *Gate
 	g.watch(func(bool) { t.Error("heard something") })()
-	if err := g.pass(t.Context()); err != nil || g.Paused() {
+	if err := errors.Join(g.pass(t.Context()), g.spend(t.Context(), 1)); err != nil || g.Paused() {
 		t.Errorf("got %v", err)
 	}
 }

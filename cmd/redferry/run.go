@@ -28,7 +28,8 @@ type runCmd struct {
 	Ack               string            `enum:"durable,liveness" default:"durable" help:"What to acknowledge to the source: what is in the target, or offset 0, for a source whose clients use WAIT or FAILOVER (${enum})."`
 	RenamedCommand    map[string]string `placeholder:"NEW=USUAL" help:"A command that the source has under another name, as NEW=USUAL; may be repeated."`
 	AnnouncePort      int               `default:"0" help:"The port to announce to the source. Nothing that speaks Redis may listen there."`
-	SnapshotPipelines int               `default:"3" help:"Connections that load the snapshot."`
+	SnapshotPipelines int               `default:"3" help:"Connections that load the snapshot. CONFIG SET on the admin socket changes it while the run goes on."`
+	MaxRate           byteSize          `placeholder:"SIZE" help:"Most of the source's data to apply in a second, as 20MB, snapshot and stream; no limit by default. It may be changed while the run goes on, too."`
 	TargetTimeout     time.Duration     `default:"1m" help:"How long one round trip to the target may take, however large."`
 	OnState           string            `placeholder:"COMMAND" help:"A shell command to run on every change of state, with REDFERRY_STATE, REDFERRY_WHY and REDFERRY_NAME in its environment."`
 	autoFlags
@@ -60,7 +61,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 		return err
 	}
 	if err := within("run", limit{"--ttl-grace", c.TTLGrace > 0, "more than 0"}, limit{"--target-timeout", c.TargetTimeout > 0, "more than 0"},
-		limit{"--snapshot-pipelines", c.SnapshotPipelines >= 1, "1 or more"}, limit{"--announce-port", c.AnnouncePort >= 0 && c.AnnouncePort < 1<<16, "0 to 65535"},
+		limit{"--snapshot-pipelines", validPipelines(c.SnapshotPipelines), pipelinesMust}, limit{"--announce-port", c.AnnouncePort >= 0 && c.AnnouncePort < 1<<16, "0 to 65535"},
 		limit{"--cutover-timeout", c.CutoverTimeout > 0, "more than 0"}, limit{"--log-interval", c.LogInterval >= 0, "0 or more"}); err != nil {
 		return err
 	}
@@ -102,12 +103,13 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	journal := newJournal(home, h, log)
 	defer func() { journal.end(err, endOf(ctx, c.StopAt)) }()
 	screen.alsoTell(journal.observe)
-	gate := &replica.Gate{}
+	gate, pipelines := &replica.Gate{}, applier.NewPipelines(c.SnapshotPipelines)
+	gate.SetRate(int64(c.MaxRate))
 	cutovers := &cutovers{
 		ends: verify.Config{Source: source, Target: target, Name: c.Name, TTLTolerance: tolerance(c.TTLGrace)}, hook: c.OnCutover, name: c.Name, orders: replica.NewOrders(), stops: c.StopAt != "", log: log,
 	}
 	controls := admin.Controls{
-		Report: reporter(c.identity(source, target, home), screen), Gate: gate, Events: eventsFile(home.Dir()), Settings: screen.settings(), Shutdown: shutdown,
+		Report: reporter(c.identity(source, target, home), screen), Gate: gate, Events: eventsFile(home.Dir()), Settings: append(screen.settings(), speedSettings(gate, pipelines)...), Shutdown: shutdown,
 	}
 	services, err := c.services(home, controls, cutovers.command(), log)
 	if err != nil {
@@ -117,7 +119,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 		Name: c.Name, Target: target, Home: home,
 		OnFullResync: applier.Choice(c.OnFullResync), OnNotEmpty: applier.Choice(c.OnTargetNotEmpty),
 		Takeover: c.Takeover, KeepGoing: c.OnError == "continue", DropPublish: !c.Publish, Rename: renames(c.RenamedCommand),
-		Expiry: applier.Expiry(c.Expiry), TTLGrace: c.TTLGrace, Pipelines: c.SnapshotPipelines, Timeout: c.TargetTimeout, Status: screen.status, Log: log,
+		Expiry: applier.Expiry(c.Expiry), TTLGrace: c.TTLGrace, Pipelines: pipelines, Timeout: c.TargetTimeout, Status: screen.status, Log: log,
 	})
 	defer a.Close()
 	screen.begin(ctx)
