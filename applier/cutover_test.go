@@ -165,7 +165,10 @@ func TestNoCutover(t *testing.T) {
 			}
 			src.Do(t, "SET", "later", "x", "PX", "3600000") // at once: nothing is paused
 			eventually(t, "a later write arrives", func() bool { return dst.DoString(t, "GET", "later") == "x" })
-			eventually(t, "expiries are shifted again", func() bool { return dst.DoInt(t, "PTTL", "later") > 1<<50 })
+			eventually(t, "expiries are shifted again", func() bool {
+				src.Do(t, "SET", "shifted", "x", "PX", "3600000")
+				return dst.DoInt(t, "PTTL", "shifted") > 1<<50
+			})
 			if got := src.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1]; got != "0" {
 				t.Errorf("min-replicas-to-write is %s", got)
 			}

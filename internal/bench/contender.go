@@ -31,7 +31,11 @@ func (b *bench) contenders(round int, source *redistest.Server) []contender {
 	all := []contender{
 		&native{b: b, source: source, target: b.target()},
 		b.ferry(source),
-		b.ferry(source, "--spool=off"),
+	}
+	if b.Watched {
+		all = append(all, b.watched(b.ferry(source)))
+	} else {
+		all = append(all, b.ferry(source, "--spool=off"))
 	}
 	return slices.Concat(all[round%len(all):], all[:round%len(all)])
 }

@@ -4,7 +4,7 @@
 //
 // All contenders meet the same source, and targets of the same build and configuration, each a fresh process; rounds are interleaved, and
 // the medians count. After every measurement the target is compared with the source by DEBUG DIGEST. All runs on one goroutine, but for the load and the
-// proxy of the last measurement, which redistest ends; every process that it starts has ended before main returns.
+// proxy of the last measurement, which redistest ends, and for who watches; every process that it starts has ended before main returns.
 package main
 
 import (
@@ -28,6 +28,7 @@ type options struct {
 	Rounds   int      `default:"3" env:"ROUNDS" help:"Rounds of each measurement."`
 	Server   string   `env:"SERVER" help:"The server build, as servers.sh names it: redis-7.0, valkey-9. Default: the newest Redis."`
 	Only     []string `enum:"snapshot,stream,receive,source" default:"snapshot,stream,receive,source" env:"ONLY" help:"What to measure (${enum})."`
+	Watched  bool     `env:"WATCHED" help:"Measure snapshot and stream of a redferry that is scraped, and asked for its status, each second, in the place of one without spool."`
 	Redferry string   `default:"bin/redferry" help:"The redferry to measure. REDFERRY_… variables reach it."`
 }
 
