@@ -43,7 +43,7 @@ const (
 
 // lost is what a run knows of lost replies.
 type lost struct {
-	busy chan struct{} // has one while a goroutine is at it
+	busy chan struct{} // has one while a goroutine is at it; it guards the rest
 	// keys are those that the parts write; nil for a part of which they are not known.
 	keys  map[Range]map[string]bool
 	again time.Time
@@ -51,14 +51,30 @@ type lost struct {
 
 func newLost() lost { return lost{busy: make(chan struct{}, 1), keys: map[Range]map[string]bool{}} }
 
+// enter waits until no other goroutine is at it, or gives ctx's error; leave is for who has entered.
+func (l *lost) enter(ctx context.Context) error {
+	select {
+	case l.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *lost) leave() { <-l.busy }
+
 // makeGood compares what lost replies have left unchecked, whenever the target is in sync.
 func (r *run) makeGood(ctx context.Context) error {
 	if r.Lost == nil {
 		return nil
 	}
 	return every(ctx, time.Second, func() error {
+		if err := r.lost.enter(ctx); err != nil {
+			return err
+		}
+		defer r.lost.leave()
 		if r.Status.Base() == InSync && !r.Gate.Paused() && time.Now().After(r.lost.again) {
-			return r.recheck(ctx)
+			return r.compareLost(ctx)
 		}
 		return r.lostKeys(ctx) // before the spool frees them
 	})
@@ -69,15 +85,18 @@ func (r *run) recheck(ctx context.Context) error {
 	if r.Lost == nil {
 		return nil
 	}
+	if err := r.lost.enter(ctx); err != nil {
+		return err
+	}
+	defer r.lost.leave()
+	return r.compareLost(ctx)
+}
+
+// compareLost is recheck of a caller that has entered.
+func (r *run) compareLost(ctx context.Context) error {
 	if err := r.lostKeys(ctx); err != nil {
 		return err
 	}
-	select {
-	case r.lost.busy <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-r.lost.busy }()
 	all := map[string]bool{}
 	var parts []Range
 	for part, keys := range r.lost.keys {
@@ -103,14 +122,8 @@ func (r *run) recheck(ctx context.Context) error {
 	return nil
 }
 
-// lostKeys finds out which keys are to be compared, and forgets those that were.
+// lostKeys finds out which keys are to be compared, and forgets those that were. Its caller has entered.
 func (r *run) lostKeys(ctx context.Context) error {
-	select {
-	case r.lost.busy <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-r.lost.busy }()
 	parts := r.Lost.Record.Unchecked()
 	room := maxLostKeys
 	for part, keys := range r.lost.keys {
