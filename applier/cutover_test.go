@@ -323,7 +323,7 @@ func TestCutoverByItself(t *testing.T) {
 // A process that dies between the source's refusal and the tombstone leaves a cutover which the next one finishes without being asked, and which can be undone.
 func TestCutoverIsFinished(t *testing.T) {
 	b := redistest.Latest(t)
-	for _, then := range []string{"finished", "finished by force", "undone", "opened by hand"} {
+	for _, then := range []string{"finished", "finished by force", "asked to leave the source open", "undone", "opened by hand"} {
 		t.Run(then, func(t *testing.T) {
 			t.Parallel()
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
@@ -392,10 +392,33 @@ func TestCutoverIsFinished(t *testing.T) {
 				return
 			}
 			m.target = dst.URL()
-			if err := m.start(t).wait(t); err != nil {
+			m.run.Gate = &replica.Gate{}
+			if then == "asked to leave the source open" {
+				m.run.Gate.Pause() // so that it is not finished before that is asked
+			}
+			r = m.start(t)
+			if then == "asked to leave the source open" {
+				eventually(t, "it cannot be finished yet", func() bool { return r.said("cannot be finished yet") == 1 })
+				m.run.Gate.Resume()
+				report, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{After: replica.SourceOpen})
+				if err != nil || !report.Resumed || !strings.Contains(report.Source, "refuses writes") {
+					t.Errorf("%+v, %v", report, err)
+				}
+			}
+			if err := r.wait(t); err != nil {
 				t.Fatal(err)
 			}
 			tombstone(t, dst)
+			if then == "asked to leave the source open" { // it refuses, and can be opened
+				source, err := replica.ParseEndpoint(src.URL(), replica.TLSFiles{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if done, err := replica.UndoCutover(t.Context(), source, filepath.Join(m.dir, "test", "cutover")); err != nil || !done {
+					t.Errorf("undo: %v, %v", done, err)
+				}
+				src.Do(t, "SET", "x", "y")
+			}
 		})
 	}
 }

@@ -168,7 +168,11 @@ func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 	}
 	select {
 	case o := <-r.Cutover.Orders.queue:
-		return &closing{order: o, config: o.Cutover, resumed: begun != nil}, nil
+		c := &closing{order: o, config: o.Cutover, resumed: begun != nil}
+		if c.resumed { // whatever is wanted now: the note says how the source was, and stays
+			c.config.After = SourceRefuses
+		}
+		return c, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-unasked:
