@@ -368,7 +368,7 @@ func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
 		return context.Cause(ctx)
 	}
 	if c.config.After != SourceRefuses || !w.primary {
-		if err := w.note().write(r.Cutover.File); err != nil {
+		if err := w.leave(); err != nil {
 			return err
 		}
 		return w.stillPaused()

@@ -262,6 +262,18 @@ func (w *sourceWrites) note() *cutoverNote {
 	return &cutoverNote{Addr: w.server.Addr, RunID: w.info["run_id"], Since: time.Now().UTC()}
 }
 
+// leave notes a cutover that leaves the source's settings as they are. What an earlier one has changed, there or at another server, is still needed.
+func (w *sourceWrites) leave() error {
+	earlier, err := readCutoverNote(w.path)
+	if err == nil && earlier != nil && earlier.Refuses {
+		err = earlier.setAside(w.path)
+	}
+	if err != nil {
+		return err
+	}
+	return w.note().write(w.path)
+}
+
 // refuse makes the source refuse writes. When it returns nil no write is acknowledged any more.
 func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
 	note, err := readCutoverNote(w.path)

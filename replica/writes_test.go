@@ -77,3 +77,35 @@ func TestRefuseAndReopen(t *testing.T) {
 		})
 	}
 }
+
+// What an earlier cutover has changed stays known when a later one leaves its source alone.
+func TestLeaveKeepsAnEarlierNote(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Latest(t))
+	source, err := ParseEndpoint(server.URL(), TLSFiles{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "cutover")
+	earlier := &cutoverNote{Addr: "elsewhere:6379", RunID: "other", Refuses: true, MinReplicas: "2", MaxLag: "7", Done: true}
+	if err := earlier.write(path); err != nil {
+		t.Fatal(err)
+	}
+	w, err := dialWrites(t.Context(), source, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	for range 2 { // the second finds the first's
+		if err := w.leave(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	note, err := readCutoverNote(path)
+	if err != nil || note == nil || note.Refuses || !note.of(w) {
+		t.Errorf("the note: %+v, %v", note, err)
+	}
+	if kept, err := readCutoverNote(path + ".elsewhere_6379"); err != nil || kept == nil || *kept != *earlier {
+		t.Errorf("the earlier note: %+v, %v", kept, err)
+	}
+}
