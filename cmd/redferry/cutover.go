@@ -99,13 +99,19 @@ func (c *cutovers) cutover(o cutoverOrder) replica.Cutover {
 // tolerance is how far two expiries may be apart where the target's may have been put off by a grace.
 func tolerance(grace time.Duration) time.Duration { return grace + time.Second }
 
-// compare is an error where the two ends differ.
+// compare is an error where the two ends differ, or where of a key it cannot be told.
 func (c *cutovers) compare(ctx context.Context, mode verify.Mode) error {
 	conf := c.ends
 	conf.Mode = mode
 	report, err := verify.Run(ctx, conf)
 	if err != nil {
 		return fmt.Errorf("compare the two ends: %w", err)
+	}
+	if report.Equal() && report.Moving > 0 && mode != verify.Count {
+		return &replica.Stop{
+			Kind: replica.Failed, Reason: movingText(&report),
+			Hint: "the same command again, when the source is written to less; or with --force --verify=full, which compares all keys while nobody can write",
+		}
 	}
 	if report.Equal() {
 		return nil

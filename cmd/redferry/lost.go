@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"redferry/applier/verify"
@@ -17,7 +18,7 @@ func compareKeys(ends verify.Config) func(ctx context.Context, keys []string) (i
 			return 0, nil, err
 		}
 		if report.Moving > 0 {
-			return 0, nil, fmt.Errorf("%d keys differed whenever they were looked at, and were written to each time meanwhile; the first: %s", report.Moving, report.FirstMoving[0])
+			return 0, nil, errors.New(movingText(&report))
 		}
 		var first []string
 		for _, d := range report.First {
@@ -25,4 +26,9 @@ func compareKeys(ends verify.Config) func(ctx context.Context, keys []string) (i
 		}
 		return report.Total(), first, nil
 	}
+}
+
+// movingText says that a comparison could not judge some keys.
+func movingText(r *verify.Report) string {
+	return fmt.Sprintf("%s differed whenever they were looked at, and were written to each time meanwhile; the first: %s", plural(r.Moving, "key"), r.FirstMoving[0])
 }
