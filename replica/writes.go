@@ -71,7 +71,10 @@ func (w *sourceWrites) admit(ctx context.Context, c *Cutover) error {
 			Hint: "ACL SETUSER <user> +info on the source",
 		}
 	}
-	if err := w.current(); err != nil || c.WritesStopped {
+	if err := w.current(); err != nil {
+		return err
+	}
+	if err := w.open(ctx, c); err != nil || c.WritesStopped {
 		return err
 	}
 	why := ""
@@ -100,6 +103,24 @@ func (w *sourceWrites) current() error {
 	return &Stop{
 		Kind: Decide, Reason: fmt.Sprintf("the source %s is a replica without a link to its primary, and may lack what that has acknowledged", w.server),
 		Hint: "wait until INFO replication there says master_link_status:up",
+	}
+}
+
+// open is an error when the source refuses writes still since an earlier cutover, and is to be left as it is: then nobody could write to it, whatever is said of it.
+func (w *sourceWrites) open(ctx context.Context, c *Cutover) error {
+	if c.After == SourceRefuses {
+		return nil
+	}
+	note, err := readCutoverNote(w.path)
+	if err != nil || note == nil || !note.Refuses || !note.of(w) {
+		return err
+	}
+	if refuses, err := w.refuses(ctx); err != nil || !refuses {
+		return err
+	}
+	return &Stop{
+		Kind: Decide, Reason: fmt.Sprintf("the source %s refuses writes since the cutover of %s", w.server, note.Since.Format(time.RFC3339)),
+		Hint: "redferry cutover --undo --source URL lets it take them again; or leave --source-after out",
 	}
 }
 

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -107,5 +108,39 @@ func TestLeaveKeepsAnEarlierNote(t *testing.T) {
 	}
 	if kept, err := readCutoverNote(path + ".elsewhere_6379"); err != nil || kept == nil || *kept != *earlier {
 		t.Errorf("the earlier note: %+v, %v", kept, err)
+	}
+}
+
+// A source that refuses writes since an earlier cutover is not taken for one that can be left open.
+func TestNoCutoverToASourceLeftOpenThatRefuses(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Latest(t))
+	source, err := ParseEndpoint(server.URL(), TLSFiles{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "cutover")
+	w, err := dialWrites(t.Context(), source, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	if err := errors.Join(w.refuse(t.Context(), false), markDone(path)); err != nil {
+		t.Fatal(err)
+	}
+	for _, stopped := range []bool{false, true} {
+		err := w.admit(t.Context(), &Cutover{After: SourceOpen, WritesStopped: stopped})
+		if stop := AsStop(err); stop == nil || stop.Kind != Decide || !strings.Contains(stop.Hint, "--undo") {
+			t.Errorf("it refuses: %v", err)
+		}
+		if err := w.admit(t.Context(), &Cutover{After: SourceRefuses, WritesStopped: stopped}); err != nil {
+			t.Errorf("it is to refuse: %v", err)
+		}
+	}
+	if done, err := UndoCutover(t.Context(), source, path); err != nil || !done {
+		t.Fatalf("undo: %v, %v", done, err)
+	}
+	if err := w.admit(t.Context(), &Cutover{After: SourceOpen}); err != nil {
+		t.Errorf("it is open: %v", err)
 	}
 }
