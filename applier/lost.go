@@ -34,13 +34,13 @@ func (a *Applier) Keys(u *replica.Unit, add func(key []byte)) (all bool) {
 		}
 		args := a.unrenamed(cmd.Args)
 		switch strings.ToUpper(string(args[0])) {
-		case "PUBLISH", "SPUBLISH", "SCRIPT", "FUNCTION": // no keys; function libraries are part of every comparison
+		case "PUBLISH", "SPUBLISH", "SCRIPT":
 			continue
 		case "EVAL", "EVALSHA", "FCALL": // a script may write keys that it was not given
 			return false
 		}
 		at, known := keyPositions(args, a.keys)
-		if !known || len(at) == 0 { // as of FLUSHALL and SWAPDB
+		if !known || len(at) == 0 { // as of FLUSHALL, SWAPDB and FUNCTION
 			return false
 		}
 		for _, i := range at {

@@ -112,12 +112,26 @@ func TestFunctionsAndOwnKeys(t *testing.T) {
 	dst.Do(t, "SET", "redferry:y", "y")
 	wantDifferences(t, check(t, src, dst, verify.Config{}),
 		`function "other", from byte `, `function "of_1": source has it, target has not`, `function "of_2": source has not, target has it`)
+	wantEqual(t, check(t, src, dst, verify.Config{Mode: verify.Listed, Keys: []string{"key"}}))
 	dst.Do(t, "FUNCTION", "FLUSH")
 	src.Do(t, "FUNCTION", "FLUSH")
 	wantEqual(t, check(t, src, dst, verify.Config{Mode: verify.Count}))
 	src.Do(t, "SET", "more", "v")
 	src.DB(1).Do(t, "SET", "more", "v")
 	wantDifferences(t, check(t, src, dst, verify.Config{Mode: verify.Count}), `count of database 0: source 2 keys, target 1 key`, `count of database 1: source 1 key, target 0 keys`)
+}
+
+// A database that one side does not have is a difference where the other has something in it; of keys that are listed, where it has one of those.
+func TestFewerDatabases(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	src, dst := redistest.Start(t, b), redistest.Start(t, b, redistest.Config("databases 2"))
+	src.DB(5).Do(t, "SET", "a", "1")
+	listed := func(key string) verify.Config { return verify.Config{Mode: verify.Listed, Keys: []string{key, "none"}} }
+	says := "count of database 5: source 1 key, target has no such database"
+	wantDifferences(t, check(t, src, dst, verify.Config{}), says)
+	wantDifferences(t, check(t, src, dst, listed("a")), says)
+	wantEqual(t, check(t, src, dst, listed("b")))
 }
 
 // The limit holds, and progress comes to all keys.

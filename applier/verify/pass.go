@@ -89,11 +89,7 @@ func (r *run) absent(ctx context.Context, without *conn, db int) error {
 	if without == other {
 		other = r.scanner.target
 	}
-	replies, err := other.do(ctx, db, other.cmd("DBSIZE"))
-	if err != nil {
-		return err
-	}
-	n, err := replies[0].AsInt64()
+	n, err := r.size(ctx, other, db)
 	if err != nil || n == 0 {
 		return err
 	}
@@ -102,6 +98,29 @@ func (r *run) absent(ctx context.Context, without *conn, db int) error {
 		d.Source, d.Target = d.Target, d.Source
 	}
 	return r.found(d)
+}
+
+// size is how many keys a database has, of those that are to be compared.
+func (r *run) size(ctx context.Context, c *conn, db int) (size int64, err error) {
+	ask := []rueidis.Completed{c.cmd("DBSIZE")}
+	if r.Mode == Listed {
+		ask = ask[:0]
+		for page := range slices.Chunk(r.Keys, r.burst) {
+			ask = append(ask, c.dedicated.B().Exists().Key(page...).Build())
+		}
+	}
+	replies, err := c.do(ctx, db, ask...)
+	if err != nil {
+		return 0, err
+	}
+	for _, reply := range replies {
+		n, err := reply.AsInt64()
+		if err != nil {
+			return 0, err
+		}
+		size += n
+	}
+	return size, nil
 }
 
 // look looks at some keys, and gives those that are suspect.

@@ -21,7 +21,7 @@ const (
 	Count  Mode = "count"  // how many keys each database has
 	Sample Mode = "sample" // some random keys of each database, of either side
 	Full   Mode = "full"   // all keys
-	Listed Mode = "listed" // those of Config.Keys, in each database
+	Listed Mode = "listed" // those of Config.Keys, in each database, and nothing else
 )
 
 // Config says what is compared, and how. The zero value of all but the ends is usable.
@@ -184,8 +184,10 @@ func (r *run) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.functions(ctx); err != nil {
-		return err
+	if r.Mode != Listed {
+		if err := r.functions(ctx); err != nil {
+			return err
+		}
 	}
 	for _, db := range dbs {
 		switch r.Mode {

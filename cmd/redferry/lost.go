@@ -8,11 +8,14 @@ import (
 	"redferry/applier/verify"
 )
 
+// lostRate is how many such keys are compared in a second: nobody waits for them.
+const lostRate = 20_000
+
 // compareKeys compares keys of two servers for a run that has lost replies about them.
 func compareKeys(ends verify.Config) func(ctx context.Context, keys []string) (int64, []string, error) {
 	return func(ctx context.Context, keys []string) (int64, []string, error) {
 		c := ends
-		c.Mode, c.Keys, c.First = verify.Listed, keys, 5
+		c.Mode, c.Keys, c.First, c.Rate = verify.Listed, keys, 5, lostRate
 		report, err := verify.Run(ctx, c)
 		if err != nil {
 			return 0, nil, err
