@@ -38,7 +38,7 @@ type demo struct {
 	step           int
 
 	stopWriter func() redistest.LoadResult
-	clients    *clients
+	clients    *redistest.Counters
 	last       *page // of the process that was started last
 }
 
@@ -59,7 +59,7 @@ func (d *demo) tell(ctx context.Context) error {
 	d.say("The source is filled with %s keys of every type in %d databases, %s of them with a TTL,\n   and %d function libraries (%s).",
 		comma(has.keys), has.databases, comma(has.expires), has.functions, seconds(start))
 	d.stopWriter = redistest.StartLoad(d, d.source, redistest.LoadOptions{Writers: 2, Keys: 200, Databases: writerDatabases, Rate: d.rate})
-	d.clients = startClients(d, d.source, clientCount)
+	d.clients = redistest.StartCounters(d, d.source, clientCount, 1, clientPause)
 	d.say("It is in use from now on. A writer sends about %s commands a second that show when one is lost or done twice: INCR, APPEND,\n"+
 		"   RPOPLPUSH, SPOP, XADD *, RENAME, MULTI…EXEC, scripts. And %d clients count, and remember what was acknowledged to them.", comma(d.rate), clientCount)
 
@@ -121,15 +121,15 @@ func (d *demo) cutOver(ctx context.Context, run *redistest.Process, r *result) {
 	d.finish(ctx, run)
 	d.pass(ctx, nil, 500*time.Millisecond) // in which the clients try the source
 	d.say("The run has ended by itself, with exit code 0. The clients have gone on trying the source for half a second, in vain.")
-	r.written, r.seen = d.stopWriter(), d.clients.end()
+	r.written, r.seen = d.stopWriter(), d.clients.End()
 	r.cutOver = true
-	r.refusal = d.source.TryDo("SET", "client:late", "1")
+	r.refusal = d.source.TryDo("SET", "counter:late", "1")
 }
 
 // stopAndFinish is for a source whose writes cannot be stopped by a cutover.
 func (d *demo) stopAndFinish(ctx context.Context, run *redistest.Process, r *result) {
 	d.Helper()
-	r.seen = d.clients.end()
+	r.seen = d.clients.End()
 	r.written = d.stopWriter()
 	d.say("`redferry cutover` would end the migration here without stopping the writer first, but wants a source of Redis 6.2.7 or later.\n"+
 		"   So the writer and the clients stop, after %s commands. redferry is told to stop, too (SIGTERM):", comma(r.written.Acknowledged))
@@ -144,7 +144,7 @@ func (d *demo) conclude(r *result, began time.Time) error {
 	d.say("Both servers are compared, key by key:")
 	r.differences = redistest.Compare(d, d.source, d.target, redistest.CompareOptions{Settled: true})
 	for i := range r.seen {
-		r.got = append(r.got, d.target.DoInt(d, "GET", clientKey(i)))
+		r.got = append(r.got, d.target.DoInt(d, "GET", redistest.CounterKey(i)))
 	}
 	r.source, r.target = d.count(d.source), d.count(d.target)
 	r.full, r.partial, r.took = d.stat("sync_full"), d.stat("sync_partial_ok"), time.Since(began)

@@ -20,8 +20,8 @@ type result struct {
 	full, partial  int // resyncs that the source has granted
 	took           time.Duration
 
-	seen []sight // by the clients
-	got  []int64 // the clients' counts in the target
+	seen []redistest.Sight // by the clients
+	got  []int64           // the clients' counts in the target
 
 	cutOver bool  // instead of stopping the writers
 	refusal error // of a write to the source after the cutover
@@ -35,7 +35,7 @@ func (r *result) judge() error {
 	switch {
 	case r.cutOver && r.refusal == nil:
 		return errors.New("the source takes writes after the cutover")
-	case r.cutOver && !strings.HasPrefix(r.refusal.Error(), refusal):
+	case r.cutOver && !strings.HasPrefix(r.refusal.Error(), redistest.Refusal):
 		return fmt.Errorf("after the cutover the source says %w", r.refusal)
 	case len(r.differences) > 0:
 		var text strings.Builder

@@ -10,64 +10,109 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Counters are clients that count at a server, for as long as it lets them: each its own key, and each what was acknowledged to it.
+// Counters are clients that stand for applications: each counts at a server in a key of its own, and remembers what was acknowledged. They go on when they are refused.
 type Counters struct {
-	done  sync.WaitGroup
-	stop  context.CancelFunc
-	acked []int64
-	after [][]string // what was refused to each, in words
+	done sync.WaitGroup
+	stop context.CancelFunc
+	seen []Sight
 }
+
+// Sight is what one client has seen.
+type Sight struct {
+	Acked   int64
+	Last    time.Time // of the last acknowledgement before it was refused
+	Refused time.Time // the first refusal; zero while there was none
+	Said    []string  // the first refusals, in the server's words
+	Late    int64     // acknowledged after the first refusal
+	Lost    error     // what was no answer of the server's; the client has ended with it
+}
+
+// Refusal is how a source's answer to a write begins after a cutover.
+const Refusal = "NOREPLICAS"
+
+// CounterKey is the key of a client, counted from 0.
+func CounterKey(client int) string { return fmt.Sprint("counter:", client) }
 
 // StartCounters starts clients that send so many commands in a pipeline, wait for the replies, and pause. The test's cleanup ends them, too.
 func StartCounters(t TB, s *Server, clients, pipeline int, pause time.Duration) *Counters {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
-	c := &Counters{stop: stop, acked: make([]int64, clients), after: make([][]string, clients)}
+	c := &Counters{stop: stop, seen: make([]Sight, clients)}
+	t.Cleanup(func() { c.End() })
 	for i := range clients {
 		client, err := s.Client(0)
 		if err != nil {
-			t.Fatalf("connect: %v", err)
+			t.Fatalf("connect a client: %v", err)
 		}
 		c.done.Go(func() {
 			defer client.Close()
-			c.count(ctx, client, i, pipeline, pause)
+			c.seen[i].count(ctx, client, CounterKey(i), pipeline, pause)
 		})
 	}
-	t.Cleanup(c.End)
 	return c
 }
 
-func (c *Counters) count(ctx context.Context, client rueidis.Client, i, pipeline int, pause time.Duration) {
-	for ctx.Err() == nil {
+func (s *Sight) count(ctx context.Context, client rueidis.Client, key string, pipeline int, pause time.Duration) {
+	for ; ctx.Err() == nil && s.Lost == nil; time.Sleep(pause) {
 		cmds := make([]rueidis.Completed, pipeline)
 		for j := range cmds {
-			cmds[j] = client.B().Incr().Key(fmt.Sprint("counter:", i)).Build()
+			cmds[j] = client.B().Incr().Key(key).Build()
 		}
+		// What is sent is waited for, also when ctx ends: else nobody could say what was acknowledged.
 		for _, r := range client.DoMulti(context.Background(), cmds...) {
-			if err := r.Error(); err != nil {
-				if len(c.after[i]) < 10 {
-					c.after[i] = append(c.after[i], err.Error())
-				}
-				continue
-			}
-			c.acked[i]++
+			s.hear(r.Error(), time.Now())
 		}
-		time.Sleep(pause)
 	}
 }
 
-// End stops the clients; the counts are for afterwards.
-func (c *Counters) End() {
+// hear takes an answer in.
+func (s *Sight) hear(err error, now time.Time) {
+	_, answered := rueidis.IsRedisErr(err)
+	switch {
+	case err == nil && s.Refused.IsZero():
+		s.Acked++
+		s.Last = now
+	case err == nil:
+		s.Acked++
+		s.Late++
+	case !answered:
+		s.Lost = err
+	default:
+		if s.Refused.IsZero() {
+			s.Refused = now
+		}
+		if len(s.Said) < 10 {
+			s.Said = append(s.Said, err.Error())
+		}
+	}
+}
+
+// Stopped is for how long the client could not write before it was told so: all of a cutover's pause.
+func (s *Sight) Stopped() time.Duration { return s.Refused.Sub(s.Last) }
+
+// Wrong is what was said to the client that is not [Refusal]; empty for nothing.
+func (s *Sight) Wrong() string {
+	for _, text := range s.Said {
+		if !strings.HasPrefix(text, Refusal) {
+			return text
+		}
+	}
+	return ""
+}
+
+// End stops the clients, and gives what each has seen.
+func (c *Counters) End() []Sight {
 	c.stop()
 	c.done.Wait()
+	return c.seen
 }
 
 // Check compares a server with what was acknowledged, after End.
 func (c *Counters) Check(t TB, dst *Server) {
 	t.Helper()
-	for i, want := range c.acked {
-		if got := dst.DoInt(t, "GET", fmt.Sprint("counter:", i)); got != want || want == 0 {
-			t.Errorf("counter %d: the target has %d, and %d were acknowledged", i, got, want)
+	for i, s := range c.seen {
+		if got := dst.DoInt(t, "GET", CounterKey(i)); got != s.Acked || s.Acked == 0 {
+			t.Errorf("counter %d: the target has %d, and %d were acknowledged", i, got, s.Acked)
 		}
 	}
 }
@@ -75,14 +120,12 @@ func (c *Counters) Check(t TB, dst *Server) {
 // CheckRefused tells that each client's last words were the source's refusal, and nothing but that was ever said.
 func (c *Counters) CheckRefused(t TB) {
 	t.Helper()
-	for i, said := range c.after {
-		if len(said) == 0 {
+	for i, s := range c.seen {
+		if s.Refused.IsZero() {
 			t.Errorf("client %d was never refused", i)
 		}
-		for _, text := range said {
-			if !strings.Contains(text, "NOREPLICAS") {
-				t.Errorf("client %d was told %q", i, text)
-			}
+		if s.Wrong() != "" || s.Lost != nil {
+			t.Errorf("client %d was told %q (%v)", i, s.Said, s.Lost)
 		}
 	}
 }
