@@ -141,6 +141,9 @@ type closing struct {
 	resumed bool
 }
 
+// refuses tells whether the source is made to refuse writes: behind that there is no way back.
+func (c *closing) refuses() bool { return c.config.After == SourceRefuses && c.writes.primary }
+
 // nextOrder waits for a cutover to be asked for: by an operator, by the configuration, or by the note of a process that has died in one.
 func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 	if r.Cutover == nil || r.StopAt != (StopAt{}) { // which settles, too, and ends the run
@@ -367,7 +370,7 @@ func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if c.config.After != SourceRefuses || !w.primary {
+	if !c.refuses() {
 		if err := w.leave(); err != nil {
 			return err
 		}
@@ -408,14 +411,13 @@ func (r *run) drain(ctx context.Context, w *sourceWrites) error {
 func (r *run) complete(ctx context.Context, err error) error {
 	c := r.closing
 	r.closing = nil
-	refuses := c.config.After == SourceRefuses && c.writes.primary
 	if errors.Is(err, errCutOver) {
 		r.Status.Set(CuttingOver, "the target has all that the source has acknowledged; it is made the one to write to")
-		err = r.tombstone(ctx, c, refuses)
+		err = r.tombstone(ctx, c)
 	}
 	if err != nil {
 		err = fmt.Errorf("complete the migration in the target: %w", err)
-		if !refuses {
+		if !c.refuses() {
 			c.writes.unpause()
 			c.end(CutoverReport{}, err)
 			return err
@@ -437,8 +439,8 @@ func (r *run) complete(ctx context.Context, err error) error {
 }
 
 // tombstone completes the migration in the target; where only a pause keeps writes from the source, not beyond its end.
-func (r *run) tombstone(ctx context.Context, c *closing, refuses bool) error {
-	if !refuses && c.writes.stop != nil {
+func (r *run) tombstone(ctx context.Context, c *closing) error {
+	if !c.refuses() && c.writes.stop != nil {
 		if err := c.writes.stillPaused(); err != nil {
 			return err
 		}

@@ -17,18 +17,13 @@ type SourceProbe struct {
 
 // ProbeSource connects to a source. The error is the one that a run meets; the probe is the caller's to close.
 func ProbeSource(ctx context.Context, e Endpoint) (*SourceProbe, error) {
-	server, err := e.Resolve(ctx)
-	if err != nil {
-		return nil, err
-	}
-	src, err := dialSource(server)
-	if err != nil {
-		return nil, err
-	}
-	info, err := src.info(ctx)
-	if err != nil {
-		src.close()
+	src, server, info, err := openSource(ctx, e)
+	switch {
+	case err == nil:
+	case AsStop(err) == nil && server.Addr != "": // it was found, and does not answer us
 		return nil, AuthStop("source", server, err)
+	default:
+		return nil, err
 	}
 	return &SourceProbe{Server: server, Info: info, src: src}, nil
 }

@@ -20,19 +20,11 @@ var errReplan = errors.New("the target is not where the spool serves it")
 
 // receive goes through all the steps from nothing to a broken link.
 func (r *run) receive(ctx context.Context) (progress bool, err error) {
-	server, err := r.Source.Resolve(ctx)
-	if err != nil {
-		return false, err
-	}
-	src, err := dialSource(server)
+	src, server, info, err := openSource(ctx, r.Source)
 	if err != nil {
 		return false, err
 	}
 	defer src.close()
-	info, err := src.info(ctx)
-	if err != nil {
-		return false, err
-	}
 	if src.blind && r.StopAt.CaughtUp {
 		return false, &Stop{
 			Kind: Config, Reason: fmt.Sprintf("the source %s does not permit INFO, so that nobody can tell when the target is caught up", server),

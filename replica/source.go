@@ -29,6 +29,21 @@ func dialSource(e Endpoint) (*source, error) {
 	return &source{client: c}, nil
 }
 
+// openSource finds the one server that an endpoint stands for, connects to it, and asks it for INFO. The server is there behind an error, too, where it was found.
+func openSource(ctx context.Context, e Endpoint) (s *source, server Endpoint, info map[string]string, err error) {
+	if server, err = e.Resolve(ctx); err != nil {
+		return nil, server, nil, err
+	}
+	if s, err = dialSource(server); err != nil {
+		return nil, server, nil, err
+	}
+	if info, err = s.info(ctx); err != nil {
+		s.close()
+		return nil, server, nil, err
+	}
+	return s, server, info, nil
+}
+
 func (s *source) close() { s.client.Close() }
 
 // AuthStop turns a server's refusal of our name or password into the Stop that it is; other errors pass through. end is "source" or "target".

@@ -40,21 +40,11 @@ const (
 
 // dialWrites finds the source's server, connects to it, and asks it what it is.
 func dialWrites(ctx context.Context, source Endpoint, path string) (*sourceWrites, error) {
-	server, err := source.Resolve(ctx)
+	src, server, info, err := openSource(ctx, source)
 	if err != nil {
 		return nil, err
 	}
-	src, err := dialSource(server)
-	if err != nil {
-		return nil, err
-	}
-	w := &sourceWrites{src: src, server: server, path: path}
-	if w.info, err = src.info(ctx); err != nil {
-		src.close()
-		return nil, err
-	}
-	w.primary = w.info["role"] == "master"
-	return w, nil
+	return &sourceWrites{src: src, server: server, path: path, info: info, primary: info["role"] == "master"}, nil
 }
 
 // close lets go of the source. What is paused runs out by itself.
@@ -137,11 +127,10 @@ func canStopWrites(version string) bool {
 // of a process of ours that has died. Servers tell since Valkey 8.1; of others nothing is known.
 func (w *sourceWrites) notPaused(ctx context.Context) error {
 	for most := time.Now().Add(pauseSpan); ; {
-		text, err := w.src.client.Do(ctx, w.src.client.B().Info().Section("clients").Build()).ToString()
+		info, err := w.src.info(ctx)
 		if err != nil {
-			return fmt.Errorf("ask the source %s whether it is paused: %w", w.server, err)
+			return err
 		}
-		info := ParseInfo(text)
 		why := info["paused_reason"]
 		if why == "" || why == "none" {
 			return nil
@@ -164,7 +153,7 @@ func (w *sourceWrites) notPaused(ctx context.Context) error {
 
 // permitted asks for all that a cutover wants of the source, in a way that changes nothing: a right that is missing is not to show when the target has been settled, and clients wait.
 func (w *sourceWrites) permitted(ctx context.Context, c *Cutover) error {
-	if err := w.forMS(ctx, 1); err != nil {
+	if err := w.pauseFor(ctx, time.Millisecond); err != nil {
 		return err
 	}
 	if c.After != SourceRefuses {
@@ -177,9 +166,9 @@ func (w *sourceWrites) permitted(ctx context.Context, c *Cutover) error {
 	return w.forbids(err)
 }
 
-// forMS pauses the source's writes.
-func (w *sourceWrites) forMS(ctx context.Context, ms int64) error {
-	err := forbidden(w.src.client.Do(ctx, w.src.client.B().ClientPause().Timeout(ms).Write().Build()).Error())
+// pauseFor pauses the source's writes once.
+func (w *sourceWrites) pauseFor(ctx context.Context, span time.Duration) error {
+	err := forbidden(w.src.client.Do(ctx, w.src.client.B().ClientPause().Timeout(span.Milliseconds()).Write().Build()).Error())
 	if errors.Is(err, errForbidden) {
 		return &Stop{
 			Kind: Decide, Reason: fmt.Sprintf("the source %s does not let its writes be paused", w.server), Err: err,
@@ -217,7 +206,7 @@ func (w *sourceWrites) extend(ctx context.Context, end time.Time) error {
 		return nil
 	}
 	asked := time.Now()
-	if err := w.forMS(ctx, span.Milliseconds()); err != nil {
+	if err := w.pauseFor(ctx, span); err != nil {
 		return err
 	}
 	w.mu.Lock()
