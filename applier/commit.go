@@ -84,6 +84,16 @@ func (a *Applier) Commit(ctx context.Context) error {
 	}
 }
 
+// asked tells that somebody waits for Commit to look after its record: Settle, or Compared.
+func (a *Applier) asked() bool {
+	a.queue.mu.Lock()
+	settles := a.noted != nil
+	a.queue.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return settles || len(a.compared) > 0
+}
+
 // storeChecked writes a transaction without commands, to keep what is only in memory: which replies were read, how many writes were refused.
 func (a *Applier) storeChecked(ctx context.Context) error {
 	if a.stored == a.rec.Checked && a.changes == a.written {
@@ -107,7 +117,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 		var following *batch
 		var next *flight
 		var nextErr error
-		if f.to == len(b.units) && !a.noteAsked() && !a.comparedAsked() {
+		if f.to == len(b.units) && !a.asked() {
 			if following = a.queue.takeFull(f.done); following != nil {
 				next, nextErr = a.launch(ctx, following, 0, a.after(f))
 			}

@@ -100,13 +100,6 @@ func (a *Applier) noteSettling() {
 	}
 }
 
-// noteAsked tells that awaitNote waits.
-func (a *Applier) noteAsked() bool {
-	a.queue.mu.Lock()
-	defer a.queue.mu.Unlock()
-	return a.noted != nil
-}
-
 // awaitNote waits until Commit has noted that the target is being settled.
 func (a *Applier) awaitNote(ctx context.Context) error {
 	noted := make(chan struct{})

@@ -87,10 +87,3 @@ func (a *Applier) noteCompared() {
 		close(c.noted)
 	}
 }
-
-// comparedAsked tells that Compared waits.
-func (a *Applier) comparedAsked() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.compared) > 0
-}
