@@ -93,12 +93,11 @@ func (h homeFlags) dialRun(ctx context.Context) (*admin.Client, error) {
 	if err := h.check(); err != nil {
 		return nil, err
 	}
-	root, err := h.root()
+	dir, err := h.folder()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := filepath.Abs(filepath.Join(root, h.Name))
-	if err != nil {
+	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fmt.Errorf("find the state directory: %w", err)
 	}
 	return admin.Dial(ctx, socketFile(dir))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -215,10 +216,8 @@ func (c *cutovers) takeBack() (any, error) {
 
 func (o *cutoverOrder) check() error {
 	one := func(name, value string, of ...string) error {
-		for _, may := range append(of, "") {
-			if value == may {
-				return nil
-			}
+		if value == "" || slices.Contains(of, value) {
+			return nil
 		}
 		return fmt.Errorf("ERR %s is one of %s", name, strings.Join(of, ", "))
 	}
@@ -335,11 +334,10 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 
 // whatWas is what has become of a cutover where no run answers, as its note tells.
 func (c *cutoverCmd) whatWas(why error) error {
-	root, err := c.root()
+	dir, err := c.folder()
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(root, c.Name)
 	if err := notBegun(dir); err != nil {
 		return err
 	}
@@ -413,11 +411,11 @@ func (c *cutoverCmd) undo(ctx context.Context, s *streams) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	root, err := c.root()
+	dir, err := c.folder()
 	if err != nil {
 		return err
 	}
-	done, err := replica.UndoCutover(ctx, source, cutoverFile(filepath.Join(root, c.Name)))
+	done, err := replica.UndoCutover(ctx, source, cutoverFile(dir))
 	if err != nil {
 		return err
 	}

@@ -98,6 +98,12 @@ func (h homeFlags) open() (*applier.Home, error) {
 	return home, err
 }
 
+// folder is the migration's directory, which may not be there.
+func (h homeFlags) folder() (string, error) {
+	root, err := h.root()
+	return filepath.Join(root, h.Name), err
+}
+
 func (h homeFlags) root() (string, error) {
 	if h.Dir != "" {
 		return h.Dir, nil

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 	"time"
 
 	"redferry/replica"
@@ -54,11 +53,11 @@ func (h homeFlags) last(count int) (list []events.Event, path string, err error)
 	if err := h.check(); err != nil {
 		return nil, "", err
 	}
-	root, err := h.root()
+	dir, err := h.folder()
 	if err != nil {
 		return nil, "", err
 	}
-	path = eventsFile(filepath.Join(root, h.Name))
+	path = eventsFile(dir)
 	list, err = events.Read(path, count)
 	return list, path, err
 }

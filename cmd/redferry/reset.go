@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -71,11 +70,11 @@ func (c *resetCmd) Run(ctx context.Context, s *streams) error {
 
 // lock opens the migration's directory, if there is one. held tells that a live process has it, whose migration is to be taken over.
 func (c *resetCmd) lock() (home *applier.Home, held bool, err error) {
-	root, err := c.root()
+	dir, err := c.folder()
 	if err != nil {
 		return nil, false, err
 	}
-	if _, err := os.Stat(filepath.Join(root, c.Name)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil // nor is one made
 	}
 	home, err = c.open()

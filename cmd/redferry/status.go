@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -150,11 +149,11 @@ func (c *statusCmd) ask(ctx context.Context) (*admin.Report, error) {
 
 // unfinished is an error when nobody is at a cutover that has come half way.
 func (c *statusCmd) unfinished() error {
-	root, err := c.root()
+	dir, err := c.folder()
 	if err != nil {
 		return err
 	}
-	return notBegun(filepath.Join(root, c.Name))
+	return notBegun(dir)
 }
 
 // showEvents is for a migration that does not run here, and of which nothing else is known but what is unfinished.
@@ -241,7 +240,7 @@ func printStatus(w io.Writer, target string, t *applier.Traces) error {
 	p.row("owner", "%s", ownerText(t))
 	p.row("rejected", "%s", countText(r.Rejected, "writes that the target refused; they are in rejected.resp where redferry runs"))
 	p.row("diverged", "%s", countText(r.Diverged, "transactions that took effect though their guard had not agreed: compare both sides"))
-	p.row("divergence", "%s", divergenceText(r))
+	p.row("divergence", "%s", divergenceText(r.Divergence.Total(), r.Divergence.String()))
 	p.row("unchecked", "%s", uncheckedText(r))
 	return p.err
 }
@@ -307,15 +306,11 @@ func countText(n int64, what string) string {
 	return humanize.Comma(n) + " " + what
 }
 
-func divergenceText(r *checkpoint.Record) string {
-	if r.Divergence.Total() == 0 {
+// divergenceText says what so much divergence, of these kinds, as the checkpoint has them, means.
+func divergenceText(total int64, kinds string) string {
+	if total == 0 {
 		return "0"
 	}
-	return divergenceKindsText(r.Divergence.String())
-}
-
-// divergenceKindsText says what kinds of divergence, as the checkpoint has them, mean.
-func divergenceKindsText(kinds string) string {
 	text := kinds + ": commands of the stream that found nothing to change in the target, where the source had"
 	if strings.Contains(kinds, checkpoint.LostReply) {
 		text += "; " + checkpoint.LostReply + ": keys that differ, to which replies were lost"

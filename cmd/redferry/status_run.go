@@ -32,7 +32,7 @@ func printRun(w io.Writer, r *admin.Report) error {
 	}
 	p.row("may be down", "%s", downText(r))
 	p.row("expiry", "%s", settleText(r))
-	p.row("divergence", "%s", divergenceOf(&r.Loss))
+	p.row("divergence", "%s", divergenceText(r.Loss.Divergence, r.Loss.DivergenceKinds))
 	p.row("rejected", "%s", countText(r.Loss.Rejected, "writes that the target refused, in this run; they are in rejected.resp"))
 	if r.Loss.Evicted > 0 {
 		p.row("evicted", "%s", countText(r.Loss.Evicted, "keys that the target evicted, in this run"))
@@ -104,13 +104,6 @@ func settleText(r *admin.Report) string {
 		return "the source expires keys, the target does not, until it settles"
 	}
 	return fmt.Sprintf("settling: %s expiries brought back, %s of %s keys left to look at%s", humanize.Comma(s.Settled), humanize.Comma(s.Left), humanize.Comma(s.Total), leftText(r.Left))
-}
-
-func divergenceOf(l *replica.LossView) string {
-	if l.Divergence == 0 {
-		return "0"
-	}
-	return divergenceKindsText(l.DivergenceKinds)
 }
 
 func spoolText(s *replica.SpoolView) string {
