@@ -130,7 +130,7 @@ func talk(t *testing.T, network, addr, text string) string {
 func TestAdminSocket(t *testing.T) {
 	t.Parallel()
 	source, target := pair(t)
-	port := freeAddr(t)
+	port := redistest.FreeAddr()
 	p := newProgram(t)
 	p.run(t, with(ends(source, target), "--admin-addr", port)...).expect(t, exitUsage, "want each other", "REDFERRY_ADMIN_PASSWORD")
 	p.run(t, with(ends(source, target), "--admin-addr", "192.0.2.1:1", "--admin-password", "pw")...).expect(t, exitUsage, "--admin-addr 192.0.2.1:1")
@@ -178,7 +178,7 @@ func TestAdminSocket(t *testing.T) {
 func TestMetricsAddr(t *testing.T) {
 	t.Parallel()
 	source, target := pair(t)
-	addr := freeAddr(t)
+	addr := redistest.FreeAddr()
 	p := newProgram(t)
 	p.run(t, with(ends(source, target), "--metrics-addr", "192.0.2.1:1")...).expect(t, exitUsage, "--metrics-addr 192.0.2.1:1")
 	run := p.start(t, with(ends(source, target), "--metrics-addr", addr)...)
@@ -211,17 +211,6 @@ func TestMetricsAddr(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 	run.Signal(os.Interrupt)
 	run.wait(t).expect(t, exitDone)
-}
-
-// freeAddr is an address where nobody listens now.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // A socket that the system does not allow costs the commands, and not the run.

@@ -246,8 +246,14 @@ func TestCrashWithTheRDBInTheSpool(t *testing.T) {
 	until(t, "the RDB has arrived", func() bool { return v.arrived() })
 	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Rate: 300, SwapDB: true})
 	loading := 0
-	for range kills {
+	for i := range kills {
 		time.Sleep(between(r, 100*time.Millisecond, 2500*time.Millisecond))
+		if i == 0 { // moments alone may all come before a slow machine's first report
+			until(t, "some of the RDB is recorded as loaded", func() bool {
+				n, _ := strconv.ParseInt(dst.DoString(t, "HGET", "redferry:default", "snapshot_read"), 10, 64)
+				return n > 0
+			})
+		}
 		p.Kill()
 		if dst.DoString(t, "HGET", "redferry:default", "phase") == "snapshot" {
 			loading++

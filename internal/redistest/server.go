@@ -140,6 +140,9 @@ func freePort() int {
 	}
 }
 
+// FreeAddr is an address on loopback, host:port, where nobody listens and that no outgoing connection takes.
+func FreeAddr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort())) }
+
 func canListen(port int) bool {
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
