@@ -147,6 +147,9 @@ func installed() []Build {
 	return builds
 }
 
+// patience is how long is waited for what takes a moment: a machine that runs other tests at the same time may let any process stand still for seconds.
+const patience = time.Minute
+
 // within polls cond until it holds or the time is over, and tells which.
 func within(d time.Duration, cond func() bool) bool {
 	for end := time.Now().Add(d); ; time.Sleep(5 * time.Millisecond) {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // StartCluster starts n primaries of that build as one cluster, with the slots shared evenly, and returns when each of them sees the whole
@@ -27,7 +26,7 @@ func StartCluster(t TB, b Build, n int, opts ...Option) []*Server {
 	}
 	for _, node := range nodes {
 		var state string
-		if !within(30*time.Second, func() bool {
+		if !within(patience, func() bool {
 			state = node.DoString(t, "CLUSTER", "INFO")
 			return strings.Contains(state, "cluster_state:ok") && strings.Contains(state, fmt.Sprintf("cluster_known_nodes:%d\r", n)) &&
 				strings.Contains(state, fmt.Sprintf("cluster_size:%d\r", n))

@@ -37,8 +37,8 @@ func (d Difference) String() string { return fmt.Sprintf("db %d key %.60q: %s", 
 
 // Compare tells in what got differs from want: databases, keys, types, values by their meaning, pending entries and ids of streams, expiry
 // times of keys and fields, functions. Keys that begin with "redferry:" do not count. Expiry times of got may be those that a migration writes
-// (see comparison.agree). Both servers should be at rest, but for keys and fields that expire: what only one server has is looked at again, for
-// up to fifteen seconds, while its time is over on want: longer than the short TTLs of a load, which a large hash may have many of. The result is nil when they are equal; errors of the servers fail the test.
+// (see comparison.agree). Both servers should be at rest, but for keys and fields that expire: what only one server has is looked at again while its time is over on want, for
+// up to fifteen seconds and what got's may be put off by: longer than the short TTLs of a load, which a large hash may have many of. The result is nil when they are equal; errors of the servers fail the test.
 func Compare(t TB, want, got *Server, o CompareOptions) []Difference {
 	t.Helper()
 	found, err := newComparison(want, got, o).run()
@@ -80,7 +80,7 @@ func newComparison(want, got *Server, o CompareOptions) *comparison {
 			o.TTLTolerance = 50 * time.Millisecond
 		}
 	}
-	c := &comparison{o: o, has70: has70, patience: 15 * time.Second, want: want, got: got}
+	c := &comparison{o: o, has70: has70, patience: 15*time.Second + o.Grace + 2*o.TTLTolerance, want: want, got: got}
 	c.streams.counters = has70
 	c.streams.entriesRead = has70 && !(want.Build.Server == "redis" && !want.Build.AtLeast("redis", 7, 2)) // 7.0 does not replicate it
 	return c

@@ -12,9 +12,10 @@ import (
 
 // Counters are clients that stand for applications: each counts at a server in a key of its own, and remembers what was acknowledged. They go on when they are refused.
 type Counters struct {
-	done sync.WaitGroup
-	stop context.CancelFunc
-	seen []Sight
+	done    sync.WaitGroup
+	refused sync.WaitGroup // of the clients that nobody has refused yet, and that have not ended
+	stop    context.CancelFunc
+	seen    []Sight
 }
 
 // Sight is what one client has seen.
@@ -44,15 +45,18 @@ func StartCounters(t TB, s *Server, clients, pipeline int, pause time.Duration) 
 		if err != nil {
 			t.Fatalf("connect a client: %v", err)
 		}
+		c.refused.Add(1)
 		c.done.Go(func() {
 			defer client.Close()
-			c.seen[i].count(ctx, client, CounterKey(i), pipeline, pause)
+			refused := sync.OnceFunc(c.refused.Done)
+			defer refused()
+			c.seen[i].count(ctx, client, CounterKey(i), pipeline, pause, refused)
 		})
 	}
 	return c
 }
 
-func (s *Sight) count(ctx context.Context, client rueidis.Client, key string, pipeline int, pause time.Duration) {
+func (s *Sight) count(ctx context.Context, client rueidis.Client, key string, pipeline int, pause time.Duration, refused func()) {
 	for ; ctx.Err() == nil && s.Lost == nil; time.Sleep(pause) {
 		cmds := make([]rueidis.Completed, pipeline)
 		for j := range cmds {
@@ -61,6 +65,9 @@ func (s *Sight) count(ctx context.Context, client rueidis.Client, key string, pi
 		// What is sent is waited for, also when ctx ends: else nobody could say what was acknowledged.
 		for _, r := range client.DoMulti(context.Background(), cmds...) {
 			s.hear(r.Error(), time.Now())
+		}
+		if !s.Refused.IsZero() {
+			refused()
 		}
 	}
 }
@@ -98,6 +105,21 @@ func (s *Sight) Wrong() string {
 		}
 	}
 	return ""
+}
+
+// AwaitRefused waits until each client was refused, or has lost its connection: one that is stopped before its next write would not know.
+func (c *Counters) AwaitRefused(t TB) {
+	t.Helper()
+	all := make(chan struct{})
+	go func() {
+		defer close(all)
+		c.refused.Wait() // with the clients' end at the latest
+	}()
+	select {
+	case <-all:
+	case <-time.After(patience):
+		t.Errorf("not all clients were refused within %v", patience)
+	}
 }
 
 // End stops the clients, and gives what each has seen.

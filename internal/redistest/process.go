@@ -31,7 +31,7 @@ func StartProcess(t TB, cmd *exec.Cmd) *Process {
 // when the *thread* that started the process ends, and Go would be free to end another one at any time.
 func startProcess(cmd *exec.Cmd) (*Process, error) {
 	dieWithParent(cmd)
-	cmd.WaitDelay = time.Second // for what it has said: a child that outlives it may keep its output open
+	cmd.WaitDelay = 10 * time.Second // for what it has said: a child that outlives it may keep its output open, and else nothing is to be lost of that
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

@@ -21,7 +21,7 @@ func dial(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	return c
 }
 
@@ -72,7 +72,7 @@ func TestProxyCutAfter(t *testing.T) {
 			if got != tt.want && (tt.want != "" || tt.dir != FromClient || got != ":1\r\n") { // a reply may overtake the cut of the other direction
 				t.Errorf("heard %q, want %q", got, tt.want)
 			}
-			if !within(time.Second, func() bool { return s.DoInt(t, "INCRBY", "counter", "0") == tt.incr }) {
+			if !within(patience, func() bool { return s.DoInt(t, "INCRBY", "counter", "0") == tt.incr }) {
 				t.Errorf("the server has done %d, want %d", s.DoInt(t, "INCRBY", "counter", "0"), tt.incr)
 			}
 			if p.Cuts() != before+1 {
@@ -101,7 +101,7 @@ func TestProxyHoldFragmentThrottle(t *testing.T) {
 	if n, err := c.Read(make([]byte, 1)); err == nil {
 		t.Errorf("%d bytes came through a hold", n)
 	}
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	p.Fragment(FromServer, 1)
 	p.Hold(FromServer, false)
 	if got := heard(t, c, len(want)); got != want {
@@ -170,7 +170,7 @@ func TestProxyPassThenLose(t *testing.T) {
 		if got := heard(t, c, 1); got != "" && round == 0 {
 			t.Logf("heard %q before the loss", got) // replies to what came before EXEC may have passed
 		}
-		if !within(5*time.Second, func() bool { return s.DoInt(t, "INCRBY", "counter", "0") == (round+1)*n }) {
+		if !within(patience, func() bool { return s.DoInt(t, "INCRBY", "counter", "0") == (round+1)*n }) {
 			t.Fatalf("counter is %d after round %d, want %d", s.DoInt(t, "INCRBY", "counter", "0"), round, (round+1)*n)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // relay is what both proxies share: a listener on loopback, the connections that came in, and for each one a connection to the target.
@@ -93,7 +92,7 @@ func (r *relay) connect(client net.Conn) *pair {
 		network = "unix"
 	}
 	if !refuse {
-		if server, err := net.DialTimeout(network, target, 5*time.Second); err == nil {
+		if server, err := net.DialTimeout(network, target, patience); err == nil {
 			c := &pair{client: client, server: server, closed: make(chan struct{})}
 			r.mu.Lock()
 			r.pairs[c] = struct{}{}

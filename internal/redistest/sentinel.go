@@ -5,7 +5,6 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // Master is the name by which the sentinels of [StartSentinels] know their primary.
@@ -34,7 +33,7 @@ func StartSentinels(t TB, primary *Server, n int, opts ...Option) []*Server {
 	}
 	for _, s := range sentinels {
 		var state map[string]string
-		if !within(30*time.Second, func() bool {
+		if !within(patience, func() bool {
 			m := s.Do(t, "SENTINEL", "MASTER", Master)
 			state, _ = m.AsStrMap()
 			return state["flags"] == "master" && state["num-slaves"] == replicas && state["num-other-sentinels"] == strconv.Itoa(n-1)
@@ -50,7 +49,7 @@ func StartSentinels(t TB, primary *Server, n int, opts ...Option) []*Server {
 func AwaitMaster(t TB, sentinel, server *Server) {
 	t.Helper()
 	var named string
-	if !within(30*time.Second, func() bool {
+	if !within(patience, func() bool {
 		addr := sentinel.DoStrings(t, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", Master)
 		named = net.JoinHostPort(addr[0], addr[1])
 		return named == server.Addr()

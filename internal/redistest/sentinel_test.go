@@ -2,7 +2,6 @@ package redistest
 
 import (
 	"testing"
-	"time"
 )
 
 func TestStartSentinels(t *testing.T) {
@@ -10,7 +9,7 @@ func TestStartSentinels(t *testing.T) {
 		t.Parallel()
 		primary := Start(t, b, Password("secret"))
 		second := Start(t, b, Password("secret"), ReplicaOf(primary))
-		if !within(30*time.Second, func() bool { return second.Info(t, "replication")["master_link_status"] == "up" }) {
+		if !within(patience, func() bool { return second.Info(t, "replication")["master_link_status"] == "up" }) {
 			t.Fatal("the replica does not follow")
 		}
 		sentinels := StartSentinels(t, primary, 3)

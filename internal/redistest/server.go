@@ -6,7 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -116,8 +116,10 @@ func Start(t TB, b Build, opts ...Option) *Server {
 		}
 	})
 	var err error
-	for range 5 { // somebody else may take the port between our look and the server's bind
-		s.port = freePort()
+	for range 5 { // somebody who does not ask us may take the port between our look and the server's bind
+		var release io.Closer
+		s.port, release = freePort()
+		t.Cleanup(func() { _ = release.Close() })
 		if err = os.WriteFile(s.configFile(), []byte(s.config()), 0o600); err != nil {
 			break
 		}
@@ -127,29 +129,6 @@ func Start(t TB, b Build, opts ...Option) *Server {
 	}
 	t.Fatalf("start %s: %v", b.Name, err)
 	return nil
-}
-
-// freePort finds a port that nobody listens on, and 10000 above it another one for the cluster bus. Both are below the range that outgoing
-// connections take their ports from, so that a stopped server finds its port again.
-func freePort() int {
-	for {
-		port := 12000 + rand.IntN(10000)
-		if canListen(port) && canListen(port+10000) {
-			return port
-		}
-	}
-}
-
-// FreeAddr is an address on loopback, host:port, where nobody listens and that no outgoing connection takes.
-func FreeAddr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort())) }
-
-func canListen(port int) bool {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-	if err != nil {
-		return false
-	}
-	_ = l.Close()
-	return true
 }
 
 func (s *Server) configFile() string { return filepath.Join(s.Dir, "server.conf") }
@@ -183,7 +162,7 @@ func (s *Server) config() string {
 		line("requirepass %s", s.opts.password)
 	}
 	if s.opts.cluster {
-		line("cluster-enabled yes\ncluster-config-file nodes.conf\ncluster-node-timeout 5000")
+		line("cluster-enabled yes\ncluster-config-file nodes.conf\ncluster-node-timeout 30000")
 	}
 	for _, l := range s.opts.config {
 		line("%s", l)
@@ -205,7 +184,7 @@ func (s *Server) launch() error {
 		return err
 	}
 	var ping error
-	up := within(30*time.Second, func() bool {
+	up := within(patience, func() bool {
 		select {
 		case <-p.Exited():
 			return true
@@ -262,7 +241,7 @@ func (s *Server) ping() error {
 }
 
 func (s *Server) dial() (net.Conn, error) {
-	d := &net.Dialer{Timeout: 5 * time.Second}
+	d := &net.Dialer{Timeout: patience}
 	if s.tls != nil {
 		return tls.DialWithDialer(d, "tcp", s.Addr(), s.tls.ClientConfig())
 	}
@@ -329,7 +308,7 @@ func (s *Server) Stop(t TB, args ...string) {
 		args = []string{"NOSAVE"}
 	}
 	err := s.TryDo(append([]string{"SHUTDOWN"}, args...)...)
-	if _, wait := s.running().ExitCode(30 * time.Second); wait != nil {
+	if _, wait := s.running().ExitCode(patience); wait != nil {
 		t.Fatalf("stop %s: %v", s.Build.Name, errors.Join(err, wait))
 	}
 	s.closeClients()

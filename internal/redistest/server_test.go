@@ -91,7 +91,7 @@ func TestStartOptions(t *testing.T) {
 			primary := Start(t, b, Password("pw"))
 			primary.DB(5).Do(t, "SET", "k", "v")
 			replica := Start(t, b, ReplicaOf(primary))
-			if !within(10*time.Second, func() bool { return replica.DB(5).DoString(t, "GET", "k") == "v" }) {
+			if !within(patience, func() bool { return replica.DB(5).DoString(t, "GET", "k") == "v" }) {
 				t.Error("nothing arrived at the replica")
 			}
 		})
@@ -131,11 +131,11 @@ func TestServerDiesWithTheTestBinary(t *testing.T) {
 	cmd.Env = append(os.Environ(), "REDISTEST_CHILD="+file, "TMPDIR="+t.TempDir())
 	child := StartProcess(t, cmd)
 	var addr []byte
-	if !within(20*time.Second, func() bool { addr, _ = os.ReadFile(file); return len(addr) > 0 }) {
+	if !within(patience, func() bool { addr, _ = os.ReadFile(file); return len(addr) > 0 }) {
 		t.Fatal("the child started no server")
 	}
 	child.Signal(syscall.SIGKILL)
-	if !within(10*time.Second, func() bool {
+	if !within(patience, func() bool {
 		c, err := net.Dial("tcp", string(addr))
 		if err == nil {
 			_ = c.Close()
