@@ -675,3 +675,25 @@ func TestRedisCLI(t *testing.T) {
 		})
 	}
 }
+
+// The end of the run costs no answer: neither that of the command under way nor one before it, though more was asked for in the same breath.
+func TestEndAnswersWhatWasAsked(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	c, err := net.Dial("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.WriteString(c, "PING\r\nHOLD\r\nQUIT\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-f.holding
+	if err := f.end(); err != nil {
+		t.Error(err)
+	}
+	if got, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(got), "+PONG\r\n-ERR the run ends\r\n") {
+		t.Errorf("heard %q, %v", got, err)
+	}
+}

@@ -41,6 +41,11 @@ func (c *conn) serve(ctx context.Context) {
 		_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
 	})()
 	var out []byte
+	defer func() { // the answers that waited for the one to the rest of a request: of which there will be none
+		if len(out) > 0 {
+			_ = c.write(ctx, out)
+		}
+	}()
 	for {
 		idle := c.idle
 		if !c.trusted {
@@ -61,17 +66,24 @@ func (c *conn) serve(ctx context.Context) {
 			out = appendReply(out, c.resp3, c.answer(ctx, words))
 		}
 		if c.in.Buffered() == 0 || len(out) > maxReplies || c.closing {
-			timeout := writeTimeout
-			if ctx.Err() != nil {
-				timeout = time.Second
-			}
-			_ = c.nc.SetWriteDeadline(time.Now().Add(timeout))
-			if _, err := c.nc.Write(out); err != nil || c.closing {
+			written := out
+			out = nil // the next one may be long, and the one behind it not
+			if c.write(ctx, written) != nil || c.closing {
 				return
 			}
-			out = nil // the next one may be long, and the one behind it not
 		}
 	}
+}
+
+// write sends answers.
+func (c *conn) write(ctx context.Context, out []byte) error {
+	timeout := writeTimeout
+	if ctx.Err() != nil {
+		timeout = time.Second
+	}
+	_ = c.nc.SetWriteDeadline(time.Now().Add(timeout))
+	_, err := c.nc.Write(out)
+	return err
 }
 
 // answer carries a request out.
