@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,26 +16,19 @@ func TestKeysThatCannotBeJudgedAreNotEqual(t *testing.T) {
 	t.Parallel()
 	b := redistest.Latest(t)
 	source, target := redistest.Start(t, b), redistest.Start(t, b)
-	stop, ended := make(chan struct{}), make(chan struct{})
-	defer func() { close(stop); <-ended }()
-	go func() {
-		defer close(ended)
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-time.After(time.Millisecond):
-				_ = source.TryDo("SET", "busy", fmt.Sprint(i))
-			}
-		}
-	}()
+	proxy := redistest.NewCommandProxy(t, source.Addr())
+	var writes atomic.Int64
+	proxy.Handle(func(int, [][]byte) redistest.Answer { // whatever is asked, it is written to just before
+		_ = source.TryDo("SET", "busy", fmt.Sprint(writes.Add(1)))
+		return redistest.Forward()
+	})
 	c := &cutovers{ends: verify.Config{Rounds: 2, Pause: 50 * time.Millisecond}}
 	for _, end := range []struct {
-		to *replica.Endpoint
-		of *redistest.Server
-	}{{&c.ends.Source, source}, {&c.ends.Target, target}} {
+		to  *replica.Endpoint
+		url string
+	}{{&c.ends.Source, source.URLAt(proxy.Addr())}, {&c.ends.Target, target.URL()}} {
 		var err error
-		if *end.to, err = replica.ParseEndpoint(end.of.URL(), replica.TLSFiles{}); err != nil {
+		if *end.to, err = replica.ParseEndpoint(end.url, replica.TLSFiles{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -63,7 +63,10 @@ type result struct {
 	code           int
 }
 
-// run runs the program to its end, which must come within a minute.
+// patient is how long is waited for what has to come: hardly anything of it on a quiet machine, and much where other tests take the processors.
+const patient = 2 * time.Minute
+
+// run runs the program to its end, which must come in time.
 func (p *program) run(t *testing.T, args ...string) result {
 	t.Helper()
 	r := p.start(t, args...)
@@ -92,7 +95,7 @@ func (p *program) start(t *testing.T, args ...string) *running {
 
 func (r *running) wait(t *testing.T) result {
 	t.Helper()
-	code, err := r.ExitCode(time.Minute)
+	code, err := r.ExitCode(patient)
 	if err != nil {
 		t.Fatalf("%v:\n%s", err, r.stderr.String())
 	}
@@ -107,7 +110,7 @@ func (r *running) until(t *testing.T, state string) {
 
 func (r *running) untilText(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !strings.Contains(r.stderr.String(), text); {
+	for end := time.Now().Add(patient); !strings.Contains(r.stderr.String(), text); {
 		select {
 		case <-r.Exited():
 			if !strings.Contains(r.stderr.String(), text) {

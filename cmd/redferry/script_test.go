@@ -66,6 +66,7 @@ func TestScripts(t *testing.T) {
 			"until":    command((*script).until),
 			"signal":   command((*script).signal),
 			"ended":    command((*script).ended),
+			"arrived":  command((*script).arrived),
 			"source":   command(func(s *script, ts *testscript.TestScript, neg bool, args []string) { speak(s.source, ts, neg, args) }),
 			"target":   command(func(s *script, ts *testscript.TestScript, neg bool, args []string) { speak(s.target, ts, neg, args) }),
 		},
@@ -130,14 +131,14 @@ func (s *script) start(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// until is `until PATTERN ARG…`: redferry ARG… again and again, until its output has the pattern; for half a minute at most. Its exit code does not count.
+// until is `until PATTERN ARG…`: redferry ARG… again and again, until its output has the pattern; for as long as is waited for anything. Its exit code does not count.
 func (s *script) until(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: until PATTERN ARG…")
 	}
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patient); ; time.Sleep(20 * time.Millisecond) {
 		exitCode(ts, args[1:])
 		if pattern.MatchString(ts.ReadFile("stdout")) {
 			return
@@ -157,19 +158,35 @@ func (s *script) signal(ts *testscript.TestScript, neg bool, args []string) {
 	s.run.Signal(signals[args[0]])
 }
 
-// ended is `ended CODE`: the run ends, within a minute, with this exit code; -1 is that of one that was killed. stdout and stderr are all that it has printed.
+// ended is `ended CODE`: the run ends with this exit code; -1 is that of one that was killed. stdout and stderr are all that it has printed.
 func (s *script) ended(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 || s.run == nil {
 		ts.Fatalf("usage: ended CODE, after run")
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	got, err := s.run.ExitCode(time.Minute)
+	got, err := s.run.ExitCode(patient)
 	ts.Check(err)
 	fmt.Fprint(ts.Stdout(), s.run.stdout.String())
 	fmt.Fprint(ts.Stderr(), s.run.stderr.String())
 	if got != want {
 		ts.Fatalf("exit code of the run: got %d, want %d", got, want)
+	}
+}
+
+// arrived is `arrived KEY VALUE`: the target gets this string. That a run says it has no lag may be older than the write to the source.
+func (s *script) arrived(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: arrived KEY VALUE")
+	}
+	for end := time.Now().Add(patient); ; time.Sleep(20 * time.Millisecond) {
+		got := s.target.DoString(s.t, "GET", args[0])
+		if got == args[1] {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("the target has %q in %s, want %q", got, args[0], args[1])
+		}
 	}
 }
 

@@ -136,8 +136,16 @@ func (c *statusCmd) show(ctx context.Context, s *streams, w io.Writer) error {
 	return printStatus(w, target.String(), &t)
 }
 
-// ask asks the run on this machine.
+// ask asks the run on this machine. One that ends just then closes the connection: a second look tells it from one that does not answer.
 func (c *statusCmd) ask(ctx context.Context) (*admin.Report, error) {
+	r, err := c.askOnce(ctx)
+	if err != nil && !errors.Is(err, admin.ErrNotRunning) && ctx.Err() == nil {
+		r, err = c.askOnce(ctx)
+	}
+	return r, err
+}
+
+func (c *statusCmd) askOnce(ctx context.Context) (*admin.Report, error) {
 	run, err := c.dialRun(ctx)
 	if err != nil {
 		return nil, err

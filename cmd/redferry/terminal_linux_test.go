@@ -65,7 +65,7 @@ func TestTerminal(t *testing.T) {
 				}
 			}()
 			text := func() string { return escapes.ReplaceAllString(strings.ReplaceAll(out.String(), "\r", ""), "") }
-			for end := time.Now().Add(20 * time.Second); !strings.Contains(text(), "in_sync: ") && time.Now().Before(end); {
+			for end := time.Now().Add(patient); !strings.Contains(text(), "in_sync: ") && time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond)
 			}
 			if width >= 20 {
@@ -77,7 +77,7 @@ func TestTerminal(t *testing.T) {
 			}
 			time.Sleep(500 * time.Millisecond)
 			p.Signal(os.Interrupt)
-			code, err := p.ExitCode(20 * time.Second)
+			code, err := p.ExitCode(patient)
 			if err != nil || code != exitDone {
 				t.Errorf("exit code %d, %v", code, err)
 			}
