@@ -134,9 +134,9 @@ func (w *world) wayOn() string {
 
 // comparing is how equal both sides have to be.
 func (w *world) comparing() redistest.CompareOptions {
-	o := redistest.CompareOptions{Settled: true}
+	o := redistest.CompareOptions{Settled: true, Grace: grace}
 	if !w.source.Build.Has70() { // it sends spans of time, which count from when they arrive: later, the longer redferry was away
-		o.TTLTolerance = 5 * time.Second
+		o.TTLTolerance = 20 * time.Second // a start may take its time
 	}
 	return o
 }

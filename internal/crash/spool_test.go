@@ -38,7 +38,7 @@ func (v *victim) logged() string {
 // until waits for something.
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !f() {
 		if time.Now().After(deadline) {
 			t.Fatalf("did not happen: %s", what)
@@ -81,25 +81,32 @@ func TestCrashWhileTheTargetIsDown(t *testing.T) {
 	src, dst := pair(t, "repl-backlog-size 1mb")
 	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	v.finish()
-	p := v.start()
-	until(t, "the link is up", func() bool { return stat(t, src, "sync_partial_ok") == 1 })
+	p := v.linked(src)
 	dst.Kill()
-	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: 1, Writers: 2, Rate: 8000, SwapDB: true, Flush: true})
 	first := src.Offset(t)
-	for i := range 2 {
+	for i := range uint64(2) {
 		have := src.Offset(t)
+		stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: i, Writers: 2, Rate: 8000, SwapDB: true, Flush: true})
 		until(t, "several times the backlog is written", func() bool { return src.Offset(t) > have+2<<20 })
 		p.Kill()
-		p = v.start()
-		until(t, "the link is up again", func() bool { return stat(t, src, "sync_partial_ok") == 2+i })
+		stop() // how long a start takes is not to decide whether the backlog still has what it asks for
+		p = v.linked(src)
 	}
-	stop()
 	if n, err := strconv.ParseInt(src.Info(t, "replication")["repl_backlog_first_byte_offset"], 10, 64); err != nil || n < first+2<<20 {
 		t.Fatalf("the backlog begins at %d, and the target is at %d (%v): not far enough for this test", n, first, err)
 	}
 	p.Kill()
 	dst.Restart(t)
 	v.equal(src, dst)
+}
+
+// linked starts redferry, and waits until the source goes on with it.
+func (v *victim) linked(src *redistest.Server) *redistest.Process {
+	v.t.Helper()
+	before := stat(v.t, src, "sync_partial_ok")
+	p := v.start()
+	until(v.t, "the link is up", func() bool { return stat(v.t, src, "sync_partial_ok") > before })
+	return p
 }
 
 // arrived tells whether the RDB is in the spool, whole, and has not been freed.
@@ -206,8 +213,7 @@ func TestCrashSpoiltStream(t *testing.T) {
 			src, dst := pair(t, "repl-backlog-size 64mb")
 			v := newVictim(t, t.TempDir(), src.URL(), dst.URL(), "--log-level", "debug")
 			v.finish()
-			p := v.start()
-			until(t, "the link is up", func() bool { return stat(t, src, "sync_partial_ok") == 1 })
+			p := v.linked(src)
 			dst.Kill()
 			begun := src.Offset(t)
 			stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Rate: 4000, SwapDB: true, Flush: true})
@@ -240,7 +246,7 @@ func TestCrashWithTheRDBInTheSpool(t *testing.T) {
 	src, dst := pair(t, "repl-backlog-size 64mb")
 	redistest.Fill(t, src, redistest.FillOptions{Keys: keys, Seed: r.Uint64()})
 	proxy := redistest.NewProxy(t, dst.Addr())
-	proxy.Throttle(redistest.FromClient, keys*15)
+	proxy.Throttle(redistest.FromClient, keys*6) // so that all kills come before the end of it, on a slow machine too
 	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	p := v.start()
 	until(t, "the RDB has arrived", func() bool { return v.arrived() })
@@ -278,7 +284,7 @@ func TestCrashSpoiltRDB(t *testing.T) {
 	src, dst := pair(t, "rdbcompression no")
 	src.Do(t, "DEBUG", "POPULATE", "2000", "key", "8192")
 	proxy := redistest.NewProxy(t, dst.Addr())
-	proxy.Throttle(redistest.FromClient, 1<<20)
+	proxy.Throttle(redistest.FromClient, 256<<10) // a minute for all of it: it has arrived long before
 	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	p := v.start()
 	until(t, "the RDB has arrived", func() bool { return v.arrived() })
@@ -296,7 +302,7 @@ func TestCrashSpoiltRDB(t *testing.T) {
 	}
 	proxy.Throttle(redistest.FromClient, 0)
 	damaged := v.start("--stop-at", "caught-up")
-	if code, err := damaged.ExitCode(60 * time.Second); err != nil || code != 1 {
+	if code, err := damaged.ExitCode(patience); err != nil || code != 1 {
 		t.Fatalf("exit code %d (%v), want 1", code, err)
 	}
 	if phase := dst.DoString(t, "HGET", "redferry:default", "phase"); phase != "snapshot" {
@@ -320,8 +326,10 @@ func TestCrashCopiedDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Rate: 2000})
-	v.finish() // the copy is older than the target now
+	begun := src.Offset(t)
+	until(t, "something is written", func() bool { return src.Offset(t) > begun+100_000 })
 	stop()
+	v.finish() // the copy is older than the target now
 	there.equal(src, dst)
 	if !there.said(0, "the folder was copied or moved here") {
 		t.Error("it did not say that the folder was copied")
@@ -359,7 +367,7 @@ func TestCrashForeignFiles(t *testing.T) {
 	}
 	mark := len(v.logged())
 	p := v.start()
-	if code, err := p.ExitCode(20 * time.Second); err != nil || code != 2 || !v.said(mark, "use the newer redferry that wrote them") {
+	if code, err := p.ExitCode(patience); err != nil || code != 2 || !v.said(mark, "use the newer redferry that wrote them") {
 		t.Errorf("files of a newer version: exit code %d (%v), want 2; it said %s", code, err, v.logged()[mark:])
 	}
 	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, newer) {
@@ -380,15 +388,18 @@ func TestCrashSlowTargetMemory(t *testing.T) {
 	proxy := redistest.NewProxy(t, dst.Addr())
 	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	v.finish()
-	p := v.start()
-	until(t, "the link is up", func() bool { return stat(t, src, "sync_partial_ok") == 1 })
-	proxy.Throttle(redistest.FromClient, 1<<20)
+	p := v.linked(src)
+	proxy.Throttle(redistest.FromClient, 512<<10)
 	value := string(noise(rand.New(rand.NewPCG(1, 1)), 16<<10))
 	before := src.Offset(t)
 	tick := time.NewTicker(50 * time.Millisecond) // 10 MB a second
 	defer tick.Stop()
-	held := 0
-	for i := range 160 {
+	held := func() int {
+		n, _ := strconv.Atoi(src.Info(t, "memory")["mem_clients_slaves"])
+		return n
+	}
+	behind := int64(0)
+	for i := 0; i < 160 || behind < 48<<20; i++ { // a slow machine writes less while the target takes its part
 		var cmds [][]string
 		for j := range 32 {
 			cmds = append(cmds, []string{"SET", fmt.Sprintf("k%d", (i*32+j)%500), value})
@@ -396,25 +407,22 @@ func TestCrashSlowTargetMemory(t *testing.T) {
 		if _, err := src.Pipeline(cmds...); err != nil {
 			t.Fatal(err)
 		}
-		n, _ := strconv.Atoi(src.Info(t, "memory")["mem_clients_slaves"])
-		held = max(held, n)
+		until(t, "redferry takes from the source what that holds back for it", func() bool { return held() < 8<<20 })
+		have, err := strconv.ParseInt(dst.DoString(t, "HGET", "redferry:default", "offset"), 10, 64)
+		end := src.Offset(t)
+		if behind = end - have; err != nil || end-before > 1<<30 {
+			t.Fatalf("the source is at %d, and the target at %d (%v): it takes too much for this test", end, have, err)
+		}
 		<-tick.C
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
 	if err != nil {
 		t.Skipf("nobody tells how much memory it has: %v", err)
 	}
-	have, err := strconv.ParseInt(dst.DoString(t, "HGET", "redferry:default", "offset"), 10, 64)
-	if end := src.Offset(t); err != nil || end-before < 64<<20 || end-have < 48<<20 {
-		t.Fatalf("the source is at %d, and the target at %d (%v): not far enough for this test", end, have, err)
-	}
 	kb, _ := strconv.Atoi(string(rss.FindSubmatch(status)[1]))
-	t.Logf("at most %d kB of memory, and %d bytes held back by the source", kb, held)
-	if kb > 96<<10 {
-		t.Errorf("redferry had %d kB of memory", kb)
-	}
-	if held > 8<<20 {
-		t.Errorf("the source held %d bytes back", held)
+	t.Logf("at most %d kB of memory, with the target %d bytes behind", kb, behind)
+	if kb > mostMemory {
+		t.Errorf("redferry had %d kB of memory, want %d at most", kb, mostMemory)
 	}
 	p.Kill()
 	proxy.Throttle(redistest.FromClient, 0)

@@ -11,6 +11,9 @@ import (
 	"redferry/internal/redistest"
 )
 
+// grace is that of the matrix: the source's DEL may be late on a slow machine, and is to find its key.
+const grace = 5 * time.Second
+
 // world is a plan's servers, connections and processes. It belongs to the test's goroutine.
 type world struct {
 	t *testing.T
@@ -86,7 +89,7 @@ func (w *world) prepare() {
 	if w.shape == failover {
 		source += "," + w.ways[w.replica].Addr()
 	}
-	w.victim = newVictim(w.t, dir, source, w.target.URLAt(w.ways[w.target].Addr()), w.spool...)
+	w.victim = newVictim(w.t, dir, source, w.target.URLAt(w.ways[w.target].Addr()), append([]string{"--ttl-grace", grace.String()}, w.spool...)...)
 }
 
 // endure carries out a plan and then looks at what is left.
@@ -249,6 +252,7 @@ func (w *world) settle() {
 		p.Throttle(redistest.FromServer, 0)
 	}
 	w.endLoad()
+	redistest.AwaitExpiredFields(w.t, w.written)
 	w.killFerry()
 	if w.written != w.source {
 		until(w.t, "the replica has all", func() bool { return w.source.Offset(w.t) >= w.written.Offset(w.t) })
@@ -256,7 +260,7 @@ func (w *world) settle() {
 	for code := -1; code != 0; {
 		w.launch("--stop-at", "caught-up")
 		var err error
-		if code, err = w.ferry.ExitCode(60 * time.Second); err != nil {
+		if code, err = w.ferry.ExitCode(patience); err != nil {
 			w.t.Fatalf("redferry does not catch up: %v", err)
 		}
 		if code != 0 {
