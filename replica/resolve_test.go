@@ -76,7 +76,7 @@ func TestResolveServers(t *testing.T) {
 			t.Parallel()
 			primary := redistest.Start(t, b)
 			second := redistest.Start(t, b, redistest.ReplicaOf(primary))
-			dead := redistest.FreeAddr()
+			dead := redistest.FreeAddr(t)
 			list := endpoint(t, fmt.Sprintf("redis://%s,%s,%s", dead, second.Addr(), primary.Addr()), TLSFiles{})
 			wantServer(t, list, primary)
 
@@ -127,7 +127,7 @@ func TestResolvePastASilentHost(t *testing.T) {
 	if took := time.Since(began); took > 2*hostTimeout+2*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	wantUnresolved(t, endpoint(t, "redis://"+redistest.Addrs(frozen)+","+redistest.FreeAddr(), TLSFiles{}), true, frozen.Addr()+": no answer within 3s", "connection refused")
+	wantUnresolved(t, endpoint(t, "redis://"+redistest.Addrs(frozen)+","+redistest.FreeAddr(t), TLSFiles{}), true, frozen.Addr()+": no answer within 3s", "connection refused")
 
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, io.ErrNoProgress)
 	defer cancel()
@@ -162,7 +162,7 @@ func TestResolveSentinel(t *testing.T) {
 			eventually(t, "it is there", func() bool { return second.Info(t, "replication")["master_link_status"] == "up" })
 			sentinels := redistest.StartSentinels(t, primary, 1)
 			url := redistest.SentinelURL("", sentinels...)
-			e := endpoint(t, strings.Replace(url, "://", "://"+redistest.FreeAddr()+",", 1), TLSFiles{})
+			e := endpoint(t, strings.Replace(url, "://", "://"+redistest.FreeAddr(t)+",", 1), TLSFiles{})
 			wantServer(t, e, primary)
 
 			wantUnresolved(t, endpoint(t, strings.Replace(url, redistest.Master, "other", 1), TLSFiles{}), false,

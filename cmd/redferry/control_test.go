@@ -136,7 +136,7 @@ func talk(t *testing.T, network, addr, text string) string {
 func TestAdminSocket(t *testing.T) {
 	t.Parallel()
 	source, target := pair(t)
-	port := redistest.FreeAddr()
+	port := redistest.FreeAddr(t)
 	p := newProgram(t)
 	p.run(t, with(ends(source, target), "--admin-addr", port)...).expect(t, exitUsage, "want each other", "REDFERRY_ADMIN_PASSWORD")
 	p.run(t, with(ends(source, target), "--admin-addr", "192.0.2.1:1", "--admin-password", "pw")...).expect(t, exitUsage, "--admin-addr 192.0.2.1:1")
@@ -184,7 +184,7 @@ func TestAdminSocket(t *testing.T) {
 func TestMetricsAddr(t *testing.T) {
 	t.Parallel()
 	source, target := pair(t)
-	addr := redistest.FreeAddr()
+	addr := redistest.FreeAddr(t)
 	p := newProgram(t)
 	p.run(t, with(ends(source, target), "--metrics-addr", "192.0.2.1:1")...).expect(t, exitUsage, "--metrics-addr 192.0.2.1:1")
 	run := p.start(t, with(ends(source, target), "--metrics-addr", addr)...)

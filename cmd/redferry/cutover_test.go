@@ -176,7 +176,10 @@ func TestCutoverIsTakenBack(t *testing.T) {
 	asked := p.start(t, "cutover")
 	wait(t, "the hook runs", func() bool { _, err := os.Stat(hooked); return err == nil })
 	said := make(chan string, 1)
-	go func() { said <- cancel() }()
+	go func() {
+		defer close(said) // also when there is nobody to talk to any more
+		said <- cancel()
+	}()
 	asked.Signal(os.Interrupt)
 	select {
 	case got := <-said:

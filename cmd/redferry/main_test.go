@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +23,9 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if signal.Ignored(syscall.SIGHUP) { // under nohup: the programs are to hear it nevertheless
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	dir, err := os.MkdirTemp("", "redferry")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -41,6 +46,8 @@ func TestMain(m *testing.M) {
 type program struct {
 	home string
 	env  []string // beside what every program has
+
+	nohup bool
 }
 
 func newProgram(t *testing.T, env ...string) *program {
@@ -50,6 +57,9 @@ func newProgram(t *testing.T, env ...string) *program {
 
 func (p *program) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(binary, args...)
+	if p.nohup {
+		cmd = exec.Command("nohup", append([]string{binary}, args...)...)
+	}
 	cmd.Env = append([]string{
 		"XDG_STATE_HOME=" + p.home, "PATH=" + os.Getenv("PATH"),
 		"GORACE=atexit_sleep_ms=0", // else each program built with -race takes a second to end

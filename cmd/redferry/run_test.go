@@ -78,6 +78,20 @@ func TestSignals(t *testing.T) {
 			run.wait(t).expect(t, exitDone, name+" received", "the same command goes on from here")
 		})
 	}
+	t.Run("SIGHUP under nohup", func(t *testing.T) {
+		source, target := pair(t)
+		p := newProgram(t)
+		p.nohup = true
+		run := p.start(t, with(ends(source, target))...)
+		run.until(t, "in_sync")
+		run.Signal(syscall.SIGHUP)
+		run.Signal(syscall.SIGTERM)
+		r := run.wait(t)
+		r.expect(t, exitDone, "SIGTERM received")
+		if strings.Contains(r.stderr, "SIGHUP received") {
+			t.Errorf("it was heard: %s", r.stderr)
+		}
+	})
 	t.Run("in the snapshot", func(t *testing.T) {
 		source, target := pair(t, redistest.Config("rdb-key-save-delay 50000")) // µs for each key
 		run := newProgram(t).start(t, with(ends(source, target))...)

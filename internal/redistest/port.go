@@ -34,9 +34,10 @@ func reserve(port int) (release io.Closer, err error) {
 	return net.Listen("unix", fmt.Sprintf("@redferry-test-port-%d", port))
 }
 
-// FreeAddr is an address on loopback, host:port, where nobody listens, that no outgoing connection takes and that no other test is given.
-func FreeAddr() string {
-	port, _ := freePort() // until the process ends
+// FreeAddr is an address on loopback, host:port, where nobody listens, that no outgoing connection takes and that no other test is given before the end of this one.
+func FreeAddr(t TB) string {
+	port, release := freePort()
+	t.Cleanup(func() { _ = release.Close() })
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 

@@ -18,7 +18,7 @@ func TestPortsAreReserved(t *testing.T) {
 		_ = again.Close()
 		t.Errorf("the port %d of a server that is down was given away", s.Port())
 	}
-	_, text, _ := net.SplitHostPort(FreeAddr())
+	_, text, _ := net.SplitHostPort(FreeAddr(t))
 	port, err := strconv.Atoi(text)
 	if err != nil {
 		t.Fatal(err)
