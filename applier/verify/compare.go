@@ -49,10 +49,7 @@ type outline struct {
 
 // outlines asks one side for the outlines of keys, and for its clock.
 func (c *conn) outlines(ctx context.Context, db int, keys []string) (list []outline, now int64, err error) {
-	ttl := "PTTL"
-	if c.has70 {
-		ttl = "PEXPIRETIME"
-	}
+	ttl := c.expiryCommand()
 	b := c.dedicated.B()
 	cmds := make(rueidis.Commands, 0, 2*len(keys)+1)
 	for _, key := range keys {
@@ -81,6 +78,14 @@ func (c *conn) outlines(ctx context.Context, db int, keys []string) (list []outl
 		o.size, o.there = size, err == nil && o.expiry != noKey
 	}
 	return list, now, nil
+}
+
+// expiryCommand asks for a key's expiry: before 7.0 for how long that is from now.
+func (c *conn) expiryCommand() string {
+	if c.has70 {
+		return "PEXPIRETIME"
+	}
+	return "PTTL"
 }
 
 // pair is a key as both sides have it.
@@ -122,7 +127,7 @@ func (w *worker) compare(ctx context.Context, db int, keys []string) (found []Di
 			}
 		case p.source.there && p.target.there:
 			large = append(large, p)
-		case p.source.there && w.over(p.source.expiry, now, ofKey), p.target.there && w.over(p.target.expiry, now, ofKey):
+		case p.source.there && w.r.over(p.source.expiry, now, ofKey), p.target.there && w.r.over(p.target.expiry, now, ofKey):
 			w.r.expired.Add(1)
 		default:
 			found = append(found, lone(db, key, p.source.there, max(p.source.expiry, p.target.expiry)))

@@ -39,12 +39,12 @@ func (w *worker) near(a, b int64) bool {
 }
 
 // over tells whether the time of what only one side has is over, or all but over: the other side has noticed first.
-func (w *worker) over(ms, now int64, of original) bool {
+func (r *run) over(ms, now int64, of original) bool {
 	if ms < 0 {
 		return false
 	}
 	moment, _ := of(ms)
-	return moment <= now+w.r.TTLTolerance.Milliseconds()
+	return moment <= now+r.TTLTolerance.Milliseconds()
 }
 
 func momentText(ms int64, of original) string {

@@ -241,7 +241,7 @@ func (w *worker) sameValue(db int, p *pair, kind string, source, target *value, 
 		theirs := source.elements[name]
 		ours, there := target.elements[name]
 		switch {
-		case !there && w.over(source.expiry(name), now, ofField):
+		case !there && w.r.over(source.expiry(name), now, ofField):
 		case !there || ours != theirs:
 			d.What, d.Source, d.Target = elementDifference(kind, name, &theirs, orNil(ours, there))
 			return &d
@@ -251,7 +251,7 @@ func (w *worker) sameValue(db int, p *pair, kind string, source, target *value, 
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(target.elements)) {
-		if _, there := source.elements[name]; !there && !w.over(target.expiry(name), now, ofField) {
+		if _, there := source.elements[name]; !there && !w.r.over(target.expiry(name), now, ofField) {
 			ours := target.elements[name]
 			d.What, d.Source, d.Target = elementDifference(kind, name, nil, &ours)
 			return &d

@@ -1,0 +1,67 @@
+package verify_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"redferry/applier/verify"
+	"redferry/internal/redistest"
+)
+
+// A server counts keys whose time is over until it deletes them, which a paused source does not, and a settled target does by itself. That is no difference; a key that ought to be there is.
+func TestCountWithKeysThatAreOver(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			for _, s := range []*redistest.Server{src, dst} {
+				s.Do(t, "DEBUG", "SET-ACTIVE-EXPIRE", "0") // as a paused source
+				s.Do(t, "SET", "lasting", "v")
+				s.Do(t, "SET", "volatile", "v", "EX", "1000")
+			}
+			over := func(s *redistest.Server, n int) {
+				t.Helper()
+				for i := range n {
+					s.Do(t, "SET", fmt.Sprint("over:", i), "v", "PX", "1")
+				}
+				time.Sleep(5 * time.Millisecond)
+				if size := s.DoInt(t, "DBSIZE"); size < int64(n) {
+					t.Fatalf("the server counts %d keys, want those that are over, too", size)
+				}
+			}
+			count := func() verify.Report { return check(t, src, dst, verify.Config{Mode: verify.Count}) }
+			over(src, 50)
+			wantEqual(t, count())
+			over(dst, 30)
+			wantEqual(t, count())
+			over(src, 3)
+			dst.Do(t, "DEL", "volatile")
+			wantDifferences(t, count(), "count of database 0: source 2 keys, target 1 key")
+			dst.Do(t, "SET", "volatile", "v", "EX", "1000")
+			dst.Do(t, "SET", "another", "v")
+			over(src, 1)
+			wantDifferences(t, count(), "count of database 0: source ")
+		})
+	}
+}
+
+// A cutover counts while nobody can write to the source: that must not take the longer the more keys there are.
+func TestCountGoesOverNoKeys(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	fillPlain(t, src, 1000)
+	migrate(t, src, dst, true)
+	for _, s := range []*redistest.Server{src, dst} {
+		s.Do(t, "CONFIG", "RESETSTAT")
+	}
+	wantEqual(t, check(t, src, dst, verify.Config{Name: "test", Mode: verify.Count}))
+	for _, s := range []*redistest.Server{src, dst} {
+		if stats := s.DoString(t, "INFO", "commandstats"); strings.Contains(stats, "cmdstat_scan") || !strings.Contains(stats, "cmdstat_info") {
+			t.Errorf("the keys of %s were gone over:\n%s", s.Addr(), stats)
+		}
+	}
+}
