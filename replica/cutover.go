@@ -53,6 +53,7 @@ type CutoverReport struct {
 	Done    time.Time // when the target was on its own
 	Source  string    // what has become of it, in words
 	Resumed bool      // an earlier process had begun it
+	Hook    error     // of CutoverConfig.Completed; the cutover is done all the same
 }
 
 // WritesStopped is for how long nobody could write: from the source's last acknowledged write until the target was ready for the next one. 0 when it is not known.
@@ -455,8 +456,8 @@ func (r *run) tombstone(ctx context.Context, c *closing) error {
 func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) {
 	report.Source = c.writes.becomes(c.config.After)
 	if r.Cutover.Completed != nil {
-		if err := r.Cutover.Completed(ctx, report); err != nil {
-			r.Log.Error().Err(err).Msg("what was to be run after the cutover has failed: run it by hand; the cutover itself is done")
+		if report.Hook = r.Cutover.Completed(ctx, report); report.Hook != nil {
+			r.Log.Error().Err(report.Hook).Msg("what was to be run after the cutover has failed: run it by hand; the cutover itself is done")
 		}
 	}
 	if c.config.After != SourcePaused {

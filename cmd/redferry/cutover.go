@@ -54,6 +54,7 @@ type cutoverResult struct {
 	StoppedSeconds float64 `json:"stopped_seconds"` // for how long writes were; 0 when they were stopped before
 	Source         string  `json:"source"`
 	Resumed        bool    `json:"resumed"`
+	HookError      string  `json:"hook_error"` // why --on-cutover has failed; "" where it has not
 }
 
 // cutovers is a run's side of them.
@@ -191,7 +192,11 @@ func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	if err != nil {
 		return nil, told(err)
 	}
-	text, err := json.Marshal(cutoverResult{report.At.ReplID, report.At.Offset, report.WritesStopped().Seconds(), report.Source, report.Resumed})
+	result := cutoverResult{ReplID: report.At.ReplID, Offset: report.At.Offset, StoppedSeconds: report.WritesStopped().Seconds(), Source: report.Source, Resumed: report.Resumed}
+	if report.Hook != nil {
+		result.HookError = redact(report.Hook.Error())
+	}
+	text, err := json.Marshal(result)
 	return string(text), err
 }
 
@@ -329,6 +334,9 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	}
 	p.row("offset", "%d of %s: all that the source has acknowledged", r.Offset, r.ReplID)
 	p.row("source", "%s", r.Source)
+	if r.HookError != "" {
+		p.row("to do", "run by hand what was to be run now; %s", r.HookError)
+	}
 	return p.err
 }
 
