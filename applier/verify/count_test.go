@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func TestCountWithKeysThatAreOver(t *testing.T) {
 	}
 }
 
-// A cutover counts while nobody can write to the source: that must not take the longer the more keys there are.
+// A cutover counts while nobody can write to the source: that must not take the longer the more keys there are, nor more connections than it needs.
 func TestCountGoesOverNoKeys(t *testing.T) {
 	t.Parallel()
 	b := redistest.Latest(t)
@@ -62,6 +63,10 @@ func TestCountGoesOverNoKeys(t *testing.T) {
 	for _, s := range []*redistest.Server{src, dst} {
 		if stats := s.DoString(t, "INFO", "commandstats"); strings.Contains(stats, "cmdstat_scan") || !strings.Contains(stats, "cmdstat_info") {
 			t.Errorf("the keys of %s were gone over:\n%s", s.Addr(), stats)
+		}
+		n, err := strconv.Atoi(s.Info(t, "stats")["total_connections_received"])
+		if err != nil || n > 8 { // rueidis opens two for each of ours, and the checkpoint is read, too
+			t.Errorf("%s was connected to %d times (%v)", s.Addr(), n, err)
 		}
 	}
 }

@@ -152,7 +152,7 @@ func (r *run) open(ctx context.Context) error {
 		r.burst = max(1, min(pageKeys, r.Rate/10))
 		r.limit = rate.NewLimiter(rate.Limit(r.Rate), r.burst)
 	}
-	for range workers + 1 {
+	for range r.connections() {
 		w := &worker{r: r}
 		r.workers = append(r.workers, w) // for close, whatever happens
 		if err := w.open(ctx); err != nil {
@@ -167,6 +167,14 @@ func (r *run) open(ctx context.Context) error {
 	}
 	r.report = Report{Mode: r.Mode, Source: r.Source.String(), Target: r.Target.String(), Differences: map[Kind]int64{}}
 	return r.findMigration(ctx)
+}
+
+// connections are how many it takes to each side. A cutover counts while nobody can write: every round trip of a handshake costs time then.
+func (r *run) connections() int {
+	if r.Mode == Count {
+		return 1
+	}
+	return workers + 1
 }
 
 func (r *run) close() {
