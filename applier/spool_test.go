@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +41,40 @@ func TestRDBLargerThanTheSpool(t *testing.T) {
 			f.until(t, replica.InSync, "")
 			f.equal(t)
 		})
+	}
+}
+
+// That the spool is full is one event, though the disk's free space changes all the time: each event calls the operator's command, and takes the place of another in the history.
+func TestFullSpoolIsOneEvent(t *testing.T) {
+	t.Parallel()
+	src := heavy(t, 4<<20)
+	dst := redistest.Start(t, src.Build)
+	m := newMigration(t, src.URL(), dst.URL())
+	m.spool.Max, m.spool.Segment = 1<<20, 1<<18
+	m.run.Gate = &replica.Gate{}
+	m.run.Gate.Pause()
+	r := m.start(t)
+	r.until(t, replica.Waiting, "the spool is full")
+	had := r.spool.Usage().Free
+	if err := os.WriteFile(filepath.Join(m.dir, "other"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the disk has less room", func() bool { return r.spool.Usage().Free != had })
+	time.Sleep(500 * time.Millisecond) // it is looked at ten times a second
+	if state, why, _ := r.status.Now(); state != replica.Waiting {
+		t.Fatalf("the run is %s: %s", state, why)
+	}
+	said := map[string]bool{}
+	r.mu.Lock()
+	for _, s := range r.states {
+		if _, why, ok := strings.Cut(s, "the spool is full"); ok {
+			why, _, _ = strings.Cut(why, ":")
+			said[why] = true
+		}
+	}
+	r.mu.Unlock()
+	if len(said) != 1 {
+		t.Errorf("the reason was another one each time: %v", said)
 	}
 }
 

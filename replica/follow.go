@@ -151,9 +151,9 @@ func (r *run) sayAge(have int64) { r.Status.ApplyLag.Store(r.age(have).Milliseco
 
 // watchSpool tells how much the spool has, and says, with what it means, when it takes nothing.
 func (r *run) watchSpool(ctx context.Context) error {
-	full := false
+	full := "" // the reason while it is full, with the numbers of when that began: with other ones it would be another event each time
 	defer func() {
-		if full {
+		if full != "" {
 			r.Status.Go(OnSpool)
 		}
 	}()
@@ -162,13 +162,16 @@ func (r *run) watchSpool(ctx context.Context) error {
 		r.Status.SpoolUsed.Store(u.Used)
 		r.Status.SpoolMax.Store(u.Max)
 		switch {
+		case u.Full && full == "":
+			full = fmt.Sprintf("the spool is full (it has %d of %d bytes, and its disk %d free): reading from the source pauses until the target has taken some; "+
+				"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max, u.Free)
+			r.Status.Wait(OnSpool, full)
 		case u.Full:
-			r.Status.Wait(OnSpool, fmt.Sprintf("the spool is full (it has %d of %d bytes, and its disk %d free): reading from the source pauses until the target has taken some; "+
-				"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max, u.Free))
-		case full: // a wait that another has entered stays
+			r.Status.Wait(OnSpool, full)
+		case full != "": // a wait that another has entered stays
 			r.Status.Go(OnSpool)
+			full = ""
 		}
-		full = u.Full
 		return nil
 	})
 }
