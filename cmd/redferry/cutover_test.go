@@ -112,7 +112,7 @@ func TestCutoverIsTakenBack(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			held, let := make(chan struct{}, 100), make(chan struct{})
 			proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
-				if strings.EqualFold(string(args[0]), "DBSIZE") { // it is counted while the source's writes are stopped
+				if strings.EqualFold(string(args[0]), "EXISTS") { // it is counted while the source's writes are stopped
 					held <- struct{}{}
 					<-let
 				}
@@ -156,7 +156,7 @@ func TestCutoverIsTakenBack(t *testing.T) {
 		let := make(chan struct{})
 		defer close(let)
 		proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
-			if strings.EqualFold(string(args[0]), "DBSIZE") {
+			if strings.EqualFold(string(args[0]), "EXISTS") {
 				<-let
 			}
 			return redistest.Forward()
