@@ -412,7 +412,12 @@ func (r *run) drain(ctx context.Context, w *sourceWrites) error {
 func (r *run) complete(ctx context.Context, err error) error {
 	c := r.closing
 	r.closing = nil
+	have, _ := r.sink.Checkpointed() // no Commit runs any more
+	at := Position{ReplID: r.Spool.IDAt(have), Offset: have}
 	if errors.Is(err, errCutOver) {
+		if err := markPosition(r.Cutover.File, at); err != nil {
+			r.Log.Warn().Err(err).Msg("cannot note the offset of the cutover")
+		}
 		r.Status.Set(CuttingOver, "the target has all that the source has acknowledged; it is made the one to write to")
 		err = r.tombstone(ctx, c)
 	}
@@ -433,8 +438,7 @@ func (r *run) complete(ctx context.Context, err error) error {
 		}
 		return err
 	}
-	have, _ := r.sink.Checkpointed()
-	report := CutoverReport{At: Position{ReplID: r.Spool.IDAt(have), Offset: have}, Stopped: c.stopped, Done: time.Now(), Resumed: c.resumed}
+	report := CutoverReport{At: at, Stopped: c.stopped, Done: time.Now(), Resumed: c.resumed}
 	r.finish(ctx, c, report)
 	return errStopAt
 }
@@ -488,7 +492,7 @@ func (r *run) finishLate(ctx context.Context) {
 	if note.Refuses {
 		after = SourceRefuses
 	}
-	r.finish(ctx, &closing{config: Cutover{After: after}, writes: w, resumed: true}, CutoverReport{Done: time.Now(), Resumed: true})
+	r.finish(ctx, &closing{config: Cutover{After: after}, writes: w, resumed: true}, CutoverReport{At: Position{ReplID: note.ReplID, Offset: note.Offset}, Done: time.Now(), Resumed: true})
 }
 
 // causeOf is why a context has ended, when that is why an error came.

@@ -21,6 +21,8 @@ type cutoverNote struct {
 	Since       time.Time `json:"since"`
 	Force       bool      `json:"force"` // the operator wanted it whatever speaks against the target
 	Done        bool      `json:"done"`  // the cutover has come to its end
+	ReplID      string    `json:"replid,omitempty"`
+	Offset      int64     `json:"offset,omitempty"` // that the target has all up to, from right before the tombstone on
 }
 
 // setAside keeps the note of another server under another name: what it was is still needed there.
@@ -89,6 +91,16 @@ func (n *cutoverNote) write(path string) error {
 		return fmt.Errorf("note that the source is to refuse writes: %w", err)
 	}
 	return nil
+}
+
+// markPosition notes what the target has, for a later process that finds nothing but the tombstone.
+func markPosition(path string, at Position) error {
+	note, err := readCutoverNote(path)
+	if err != nil || note == nil {
+		return err
+	}
+	note.ReplID, note.Offset = at.ReplID, at.Offset
+	return note.write(path)
 }
 
 // markDone notes that the cutover has come to its end; the rest of the note is for undoing it.
