@@ -494,11 +494,3 @@ func (r *run) finishLate(ctx context.Context) {
 	}
 	r.finish(ctx, &closing{config: Cutover{After: after}, writes: w, resumed: true}, CutoverReport{At: Position{ReplID: note.ReplID, Offset: note.Offset}, Done: time.Now(), Resumed: true})
 }
-
-// causeOf is why a context has ended, when that is why an error came.
-func causeOf(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
-}

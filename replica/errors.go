@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -63,4 +64,12 @@ func (e *ProtocolError) Error() string {
 		return fmt.Sprintf("protocol error: %s: %q", e.Reason, e.Near)
 	}
 	return fmt.Sprintf("protocol error at offset %d: %s: %q", e.Offset, e.Reason, e.Near)
+}
+
+// causeOf is why a context has ended, when that is why an error came.
+func causeOf(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
