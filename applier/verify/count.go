@@ -3,11 +3,9 @@ package verify
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/redis/rueidis"
 
@@ -120,159 +118,11 @@ func (r *run) numbers(ctx context.Context, c *conn, db int) (n numbers, err erro
 	return n, nil
 }
 
-// mostListed is how many keys of a database are listed, on each side, to find out which of them are only there because their server has not deleted them yet.
-const mostListed = 200_000
-
-// recount finds out whether numbers differ that were read while nobody wrote. They may for two reasons: keys that are redferry's own, of another migration; and keys whose time is over, which
-// count until their server comes to delete them, and a source that is paused does not. It is only noted where there are too many keys to tell whether it is those.
-func (r *run) recount(ctx context.Context, db int, source, target numbers) (*Difference, error) {
-	w := r.scanner
-	if source.lasting != target.lasting {
-		for c, n := range map[*conn]*numbers{w.source: &source, w.target: &target} {
-			own, err := c.own(ctx, db, r.Name)
-			if err != nil {
-				return nil, err
-			}
-			n.lasting -= own
-		}
-	}
-	d := &Difference{DB: db, Kind: Keys, Source: countText(source.all()), Target: countText(target.all())}
-	switch most := max(source.all(), target.all()); {
-	case source.lasting != target.lasting:
-		return d, nil
-	case source.volatile == target.volatile:
-		return nil, nil
-	case most > mostListed && max(source.volatile-target.volatile, target.volatile-source.volatile) <= max(source.volatile, target.volatile)/4: // servers see to it that no more than that wait
-		r.report.Note = strings.TrimPrefix(fmt.Sprintf("%s; of database %d the source counts %s, and the target %s: as many as that may be over and not deleted yet among those that expire; --mode=sample or full tells",
-			r.report.Note, db, countText(source.all()), countText(target.all())), "; ")
-		return nil, nil
-	case most > mostListed:
-		return d, nil
-	}
-	var ours, theirs []int64
-	if err := both(
-		func() (err error) { theirs, err = r.expiries(ctx, w.source, db); return err },
-		func() (err error) { ours, err = r.expiries(ctx, w.target, db); return err },
-	); err != nil {
-		return nil, err
-	}
-	var now int64
-	for _, c := range []*conn{w.source, w.target} { // whose clock is ahead has deleted more
-		at, err := c.now(ctx)
-		if err != nil {
-			return nil, err
-		}
-		now = max(now, at)
-	}
-	// What both have is at least what lives on in one of them, and at most all that one of them has.
-	fewest := max(r.living(theirs, now), r.living(ours, now))
-	if fewest <= int64(min(len(theirs), len(ours))) {
-		return nil, nil
-	}
-	d.Source, d.Target = countText(source.lasting+int64(len(theirs))), countText(target.lasting+int64(len(ours)))
-	return d, nil
-}
-
-// living is how many of these moments are not over, nor will be soon.
-func (r *run) living(expiries []int64, now int64) (n int64) {
-	for _, ms := range expiries {
-		if !r.over(ms, now, ofKey) {
-			n++
-		}
-	}
-	return n
-}
-
-// expiries are those of a database's keys that have one and are there still, in Unix ms.
-func (r *run) expiries(ctx context.Context, c *conn, db int) ([]int64, error) {
-	found := map[uint64]int64{} // by a hash of the key, for SCAN may give one twice
-	seed := maphash.MakeSeed()
-	for cursor, began := "0", false; !began || cursor != "0"; began = true {
-		replies, err := c.do(ctx, db, c.cmd("SCAN", cursor, "COUNT", strconv.Itoa(pageKeys)))
-		if err != nil {
-			return nil, err
-		}
-		entry, err := replies[0].AsScanEntry()
-		if err != nil {
-			return nil, err
-		}
-		keys := slices.DeleteFunc(entry.Elements, reserved)
-		moments, err := c.moments(ctx, db, keys)
-		if err != nil {
-			return nil, err
-		}
-		for i, ms := range moments {
-			if ms >= 0 {
-				found[maphash.String(seed, keys[i])] = ms
-			}
-		}
-		cursor = strconv.FormatUint(entry.Cursor, 10)
-	}
-	return slices.Collect(maps.Values(found)), nil
-}
-
-// moments are when keys expire, in Unix ms; a negative one is none.
-func (c *conn) moments(ctx context.Context, db int, keys []string) ([]int64, error) {
-	cmds := make(rueidis.Commands, 0, len(keys)+1)
-	for _, key := range keys {
-		cmds = append(cmds, c.dedicated.B().Arbitrary(c.expiryCommand()).Keys(key).Build())
-	}
-	replies, err := c.do(ctx, db, append(cmds, c.dedicated.B().Time().Build())...)
-	if err != nil {
-		return nil, err
-	}
-	now, err := clock(replies[len(keys)])
-	if err != nil {
-		return nil, err
-	}
-	moments := make([]int64, len(keys))
-	for i := range keys {
-		if moments[i], err = replies[i].AsInt64(); err != nil {
-			return nil, err
-		}
-		if moments[i] >= 0 && !c.has70 {
-			moments[i] += now
-		}
-	}
-	return moments, nil
-}
-
-// now is the server's clock, in Unix ms.
-func (c *conn) now(ctx context.Context) (int64, error) {
-	replies, err := c.do(ctx, c.db, c.dedicated.B().Time().Build())
-	if err != nil {
-		return 0, err
-	}
-	return clock(replies[0])
-}
-
 func countText(n int64) string {
 	if n == 1 {
 		return "1 key"
 	}
 	return strconv.FormatInt(n, 10) + " keys"
-}
-
-// own is how many keys of a database are redferry's, but for those of one migration. SCAN alone finds them.
-func (c *conn) own(ctx context.Context, db int, but string) (int64, error) {
-	own := map[string]bool{}
-	for cursor, began := "0", false; !began || cursor != "0"; began = true {
-		replies, err := c.do(ctx, db, c.cmd("SCAN", cursor, "MATCH", checkpoint.Prefix+"*", "COUNT", "1000"))
-		if err != nil {
-			return 0, err
-		}
-		entry, err := replies[0].AsScanEntry()
-		if err != nil {
-			return 0, err
-		}
-		for _, key := range entry.Elements {
-			if !slices.Contains(checkpoint.Keys(but), key) {
-				own[key] = true
-			}
-		}
-		cursor = strconv.FormatUint(entry.Cursor, 10)
-	}
-	return int64(len(own)), nil
 }
 
 // functions compares the function libraries by their code. What differs is looked at once more.

@@ -49,6 +49,36 @@ func TestCountWithKeysThatAreOver(t *testing.T) {
 	}
 }
 
+// Of a large database a sample tells how many keys are over: a fiftieth of the others that is not there is seen all the same.
+func TestCountOfManyKeysThatAreOver(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			src.Do(t, "DEBUG", "SET-ACTIVE-EXPIRE", "0") // as a paused source
+			set := func(s *redistest.Server, prefix string, n int, ms string) {
+				t.Helper()
+				s.Do(t, "EVAL", "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, 'v', 'PX', ARGV[3]) end", "0", prefix, strconv.Itoa(n), ms)
+			}
+			over := func(n int) { set(src, "over:", n, "1") }
+			over(20_000)
+			for _, s := range []*redistest.Server{src, dst} {
+				set(s, "volatile:", 130_000, "3600000")
+			}
+			count := func() verify.Report { return check(t, src, dst, verify.Config{Mode: verify.Count}) }
+			r := count()
+			wantEqual(t, r)
+			if !strings.Contains(r.Note, "and the target 130000 keys: as far as a sample of 100000 tells") {
+				t.Errorf("note: got %q", r.Note)
+			}
+			over(20_000) // those of before were deleted as they were met
+			dst.Do(t, "EVAL", "for i = 1, ARGV[1] do redis.call('DEL', 'volatile:' .. i) end", "0", "2600")
+			wantDifferences(t, count(), "count of database 0: source 150000 keys, target 127400 keys")
+		})
+	}
+}
+
 // A cutover counts while nobody can write to the source: that must not take the longer the more keys there are, nor more connections than it needs.
 func TestCountGoesOverNoKeys(t *testing.T) {
 	t.Parallel()
