@@ -254,7 +254,7 @@ func TestFillingAllocatesNothing(t *testing.T) {
 			}
 			fill()
 			fill() // both batches have their memory now
-			if got := testing.AllocsPerRun(20, fill); got > 0 {
+			if got := testing.AllocsPerRun(60, fill); got > 0 {
 				t.Errorf("with %d renamed commands: %v allocations for 100 units, want none", len(rename), got)
 			}
 		}
@@ -284,7 +284,7 @@ func TestFillingAllocatesNothing(t *testing.T) {
 		for range 4 {
 			fill() // all batches have their memory then
 		}
-		if got := testing.AllocsPerRun(20, fill); got > 0 {
+		if got := testing.AllocsPerRun(60, fill); got > 0 {
 			t.Errorf("%v allocations for %d keys, want none", got, 2*loadKeys)
 		}
 	})

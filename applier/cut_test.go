@@ -80,7 +80,7 @@ func psync(t *testing.T, src *redistest.Server) (start replica.Position, rdb []b
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := fmt.Fprint(conn, "PSYNC ? -1\r\n"); err != nil {
@@ -279,7 +279,7 @@ func (b *bench) migrate(observe func(replica.State)) (err error) {
 		return err
 	}
 	defer rc.Spool.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	a := applier.New(ac)
 	defer a.Close()

@@ -3,7 +3,6 @@ package applier_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,7 +74,7 @@ func TestCutover(t *testing.T) {
 			if err := r.wait(t); err != nil {
 				t.Errorf("the run ended with %v", err)
 			}
-			time.Sleep(100 * time.Millisecond) // for the clients to be refused
+			eventually(t, "the clients are refused", clients.Refused)
 			clients.End()
 			clients.Check(t, dst)
 			clients.CheckRefused(t)
@@ -133,8 +132,8 @@ func TestNoCutover(t *testing.T) {
 	}{
 		{name: "the ends differ", order: replica.Cutover{Compare: func(context.Context) error { return errors.New("db0 has a key more") }}, text: "db0 has a key more"},
 		{
-			name: "timeout", order: replica.Cutover{Timeout: 300 * time.Millisecond, Compare: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
-			text: "stopped for 300ms",
+			name: "timeout", order: replica.Cutover{Timeout: 3 * time.Second, Compare: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+			text: "stopped for 3s",
 		},
 		{
 			name: "divergence", kind: replica.Refused, text: "found nothing to change", spoil: diverge,
@@ -185,7 +184,7 @@ func TestNoCutover(t *testing.T) {
 // Where replies were lost the ends are compared, before settling: a target that is settled must not be kept waiting. Only what was lost before the comparison is made good by it.
 func TestCutoverAfterLostReplies(t *testing.T) {
 	b := redistest.Latest(t)
-	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	src, dst := redistest.Start(t, b, quiet), redistest.Start(t, b)
 	proxy := redistest.NewCommandProxy(t, dst.Addr())
 	src.Do(t, "SET", "k", "v")
 	m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
@@ -193,11 +192,14 @@ func TestCutoverAfterLostReplies(t *testing.T) {
 	r := m.start(t)
 	r.until(t, replica.InSync, "")
 
-	var losing atomic.Bool
+	var losing, filled atomic.Bool // filled: something of the stream is on its way, and not only a note about it
 	settles, let := make(chan struct{}, 100), make(chan struct{})
 	proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+		if len(args) > 1 && string(args[1]) == "lost" {
+			filled.Store(true)
+		}
 		switch {
-		case strings.EqualFold(string(args[0]), "exec") && losing.CompareAndSwap(true, false):
+		case strings.EqualFold(string(args[0]), "exec") && filled.Load() && losing.CompareAndSwap(true, false):
 			return redistest.LoseReply()
 		case strings.EqualFold(string(args[0]), "eval") && strings.Contains(string(args[1]), "'SCAN'"): // which settles
 			settles <- struct{}{}
@@ -208,16 +210,17 @@ func TestCutoverAfterLostReplies(t *testing.T) {
 	unchecked := func() string { return dst.DoString(t, "HGET", checkpoint.Key("test"), "unchecked") }
 	lose := func() {
 		before := unchecked()
+		filled.Store(false)
 		losing.Store(true)
 		src.Do(t, "INCR", "lost")
 		eventually(t, "a reply is lost", func() bool { return unchecked() != before })
 	}
-	compared, keys := 0, 0
-	shifts := func() { // expiries that come now
-		keys++
-		key := fmt.Sprint("volatile:", keys)
-		src.Do(t, "SET", key, "x", "PX", "3600000")
-		eventually(t, "a later expiry is shifted", func() bool { return dst.DoInt(t, "PTTL", key) > 1<<50 })
+	compared := 0
+	shifts := func() { // expiries that come now, or soon: who has asked hears of the end before it has begun anew
+		eventually(t, "a later expiry is shifted", func() bool {
+			src.Do(t, "SET", "volatile", "x", "PX", "3600000")
+			return dst.DoInt(t, "PTTL", "volatile") > 1<<50
+		})
 	}
 	order := func(meanwhile func()) error {
 		_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{CompareAll: func(context.Context) error {
@@ -265,8 +268,8 @@ func TestCutoverOfAPausedSource(t *testing.T) {
 	}
 	src.Do(t, "CLIENT", "UNPAUSE")
 	r.until(t, replica.InSync, "")
-	src.Do(t, "CLIENT", "PAUSE", "1000", "WRITE")
 	began := time.Now()
+	src.Do(t, "CLIENT", "PAUSE", "1000", "WRITE")
 	if _, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{}); err != nil || time.Since(began) < 900*time.Millisecond {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
@@ -333,9 +336,11 @@ func TestCutoverIsFinished(t *testing.T) {
 				t.Fatal(err)
 			}
 			m.target = dst.URLAt(proxy.Addr())
+			var tried atomic.Bool
 			proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
 				for _, arg := range args {
 					if string(arg) == string(checkpoint.PhaseCompleted) {
+						tried.Store(true)
 						return redistest.CutBeforeCommand() // the tombstone never arrives
 					}
 				}
@@ -347,14 +352,14 @@ func TestCutoverIsFinished(t *testing.T) {
 				diverge(t, src, dst)
 			}
 			asked := make(chan error, 1)
-			ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 			defer stop()
 			go func() {
 				_, err := m.cutover.Orders.Cutover(ctx, replica.Cutover{Force: then == "finished by force"})
 				asked <- err
 			}()
 			eventually(t, "the source refuses writes", func() bool { return src.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1] != "0" })
-			time.Sleep(200 * time.Millisecond)
+			eventually(t, "the tombstone was tried", tried.Load)
 			wantStop(t, r.end(), replica.Failed, "in the midst of a cutover")
 			if err := <-asked; !errors.Is(err, replica.ErrCutoverBegun) {
 				t.Errorf("who has asked hears %v", err)

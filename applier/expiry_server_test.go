@@ -52,7 +52,7 @@ func (f *following) agrees(t *testing.T) {
 	}
 }
 
-// T59: what lives two seconds, and is renewed each second, lives through a snapshot of six. Where the target expires it by itself, it is lost.
+// T59: what lives six seconds, and is renewed all the time, lives through a snapshot of nine. Where the target expires it by itself, it is lost.
 func TestRenewedThroughASlowSnapshot(t *testing.T) {
 	t.Parallel()
 	builds := redistest.Servers(t)
@@ -70,23 +70,22 @@ func TestRenewedThroughASlowSnapshot(t *testing.T) {
 				}
 			}
 			say(t, f.src, "SET renewed value", "SET counted 100", "HSET fields renewed value lasting value", "HSET plain renewed value")
-			renew("2000")
+			renew("6000")
 			line := redistest.NewProxy(t, f.dst.Addr())
-			line.Throttle(redistest.FromClient, 250_000)
+			line.Throttle(redistest.FromClient, 170_000)
 			f.m = newMigration(t, f.src.URL(), f.dst.URLAt(line.Addr()))
 			f.m.apply.Expiry, f.m.apply.Pipelines = expiry, applier.NewPipelines(1)
 			f.running = f.m.start(t)
-			next := time.Now().Add(time.Second)
+			next := time.Now()
 			eventually(t, "the snapshot is loaded", func() bool {
 				if time.Now().After(next) {
-					renew("2000")
-					next = next.Add(time.Second)
+					renew("6000")
+					next = time.Now().Add(300 * time.Millisecond)
 				}
-				state, _, _ := f.status.Now()
-				return state == replica.CatchingUp
+				return f.saw(replica.CatchingUp, "")
 			})
 			line.Throttle(redistest.FromClient, 0)
-			renew("60000")
+			renew("600000")
 			f.until(t, replica.InSync, "")
 			f.through(t)
 			return f
@@ -150,15 +149,15 @@ func TestWrittenNearItsExpiry(t *testing.T) {
 		for i, w := range nearExpiries(b) {
 			for _, key := range []string{fmt.Sprint("renewed:", i), fmt.Sprint("expiring:", i)} {
 				sayTo(key, w.before, "")
-				sayTo(key, w.expire, "1200")
+				sayTo(key, w.expire, "5000")
 			}
 		}
 		f.through(t)
-		lagging(line, 2*time.Second, func() {
+		lagging(line, 6*time.Second, func() {
 			for i, w := range nearExpiries(b) {
 				sayTo(fmt.Sprint("renewed:", i), w.write, "")
 				sayTo(fmt.Sprint("expiring:", i), w.write, "")
-				sayTo(fmt.Sprint("renewed:", i), w.expire, "60000")
+				sayTo(fmt.Sprint("renewed:", i), w.expire, "600000")
 			}
 		})
 		f.through(t)
@@ -198,21 +197,21 @@ func TestRestoredKeyIsRenewedInTime(t *testing.T) {
 			f, line := behind(t, redistest.Start(t, b), redistest.Start(t, b), applier.Shift)
 			say(t, f.src, "SET string v", "RPUSH list a b", "HSET hash f 1 g 2", "SET there v")
 			if b.HasFieldTTL() {
-				say(t, f.src, "HPEXPIRE hash 900 FIELDS 1 f")
+				say(t, f.src, "HPEXPIRE hash 5000 FIELDS 1 f")
 			}
 			now := time.Now()
-			lagging(line, 2*time.Second, func() {
-				soon := strconv.FormatInt(now.Add(900*time.Millisecond).UnixMilli(), 10)
+			lagging(line, 6*time.Second, func() {
+				soon := strconv.FormatInt(now.Add(5*time.Second).UnixMilli(), 10)
 				for _, key := range []string{"string", "list", "hash"} {
 					dump := f.src.DoString(t, "DUMP", key)
-					f.src.Do(t, "RESTORE", "span:"+key, "900", dump)
+					f.src.Do(t, "RESTORE", "span:"+key, "5000", dump)
 					f.src.Do(t, "RESTORE", "moment:"+key, soon, dump, "ABSTTL")
 					f.src.Do(t, "RESTORE", "expiring:"+key, soon, dump, "ABSTTL")
-					say(t, f.src, "PEXPIRE span:"+key+" 60000", "PEXPIRE moment:"+key+" 70000")
+					say(t, f.src, "PEXPIRE span:"+key+" 600000", "PEXPIRE moment:"+key+" 700000")
 				}
 				f.src.Do(t, "RESTORE", "there", "1", f.src.DoString(t, "DUMP", "string"), "ABSTTL", "REPLACE") // it was over before it came
 				if b.HasFieldTTL() {
-					say(t, f.src, "HPEXPIRE span:hash 60000 FIELDS 1 f", "HPEXPIRE moment:hash 70000 FIELDS 1 f")
+					say(t, f.src, "HPEXPIRE span:hash 600000 FIELDS 1 f", "HPEXPIRE moment:hash 700000 FIELDS 1 f")
 				}
 			})
 			f.agrees(t)
@@ -395,7 +394,7 @@ func TestSettlingBesideALoad(t *testing.T) {
 	for _, b := range redistest.Servers(t) {
 		t.Run(b.Name, func(t *testing.T) {
 			t.Parallel()
-			const grace = 3 * time.Second // between the runs, too, the target expires keys by itself
+			const grace = 30 * time.Second // between the runs, too, the target expires keys by itself
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
 			redistest.Fill(t, src, redistest.FillOptions{Keys: 5000, Seed: 65, Databases: 4, Volatile: 0.9})
 			stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: 65, Writers: 2, Rate: 2000, TTL: true, SwapDB: true})
@@ -466,7 +465,7 @@ func TestClocksApartLoseNothing(t *testing.T) {
 				if got := f.status.Divergence.Load(); got != 0 {
 					t.Errorf("divergence: %s", *f.status.DivergenceKinds.Load())
 				}
-				if got := f.said("clock is 1m0s ahead of the"); got != 1 {
+				if got := f.said("s ahead of the"); got != 1 || f.said("clock is 1m0")+f.said("clock is 59.") != 1 { // as near as a busy machine measures it
 					t.Errorf("it was said %d times that the clocks are apart", got)
 				}
 			})
@@ -485,15 +484,21 @@ func TestRelativeTTLsOnALateTarget(t *testing.T) {
 				f, line := behind(t, redistest.Start(t, from, redistest.ClockOffset(ahead)), redistest.Start(t, to), applier.Shift)
 				say(t, f.src, "SET a v", "SADD b v", "SETEX c 1000 v")
 				f.through(t)
+				var late time.Duration // by how much a span may count from later than it was said
+				began := time.Now()
 				lagging(line, 3*time.Second, func() {
 					for i := range 40 { // more than Apply takes: what follows waits in the spool
 						f.src.Do(t, "SET", fmt.Sprint("ballast:", i), strings.Repeat("x", 200_000))
 					}
+					said := time.Now()
 					say(t, f.src, "EXPIRE a 100", "PEXPIRE b 100000", "EXPIRE c 50", "SETEX d 100 v", "PSETEX e 100000 v", "SET f v EX 100", "SET g v PX 100000 NX",
 						"MULTI", "SETEX h 100 v", "SADD i v", "EXPIRE i 100", "EXEC")
+					f.follows(t, f.src)
+					late = time.Since(said)
+					time.Sleep(max(0, began.Add(3*time.Second).Add(late).Sub(time.Now()))) // it is applied far later than received
 				})
 				f.through(t)
-				redistest.AssertEqual(t, f.src, f.dst, redistest.CompareOptions{TTLTolerance: 200 * time.Millisecond})
+				redistest.AssertEqual(t, f.src, f.dst, redistest.CompareOptions{TTLTolerance: 200*time.Millisecond + late})
 			})
 		}
 	}

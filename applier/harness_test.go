@@ -179,7 +179,7 @@ func (r *running) wait(t testing.TB) error {
 	select {
 	case <-r.done:
 		return r.err
-	case <-time.After(60 * time.Second):
+	case <-time.After(3 * time.Minute):
 		state, why, _ := r.status.Now()
 		t.Fatalf("the run did not end; it is %s: %s", state, why)
 		return nil
@@ -222,9 +222,26 @@ func (m *migration) finish(t testing.TB) {
 	}
 }
 
+// once waits until the run has been in a state, which may be over before anybody looks; see until.
+func (r *running) once(t testing.TB, state replica.State, reason string) {
+	t.Helper()
+	eventually(t, "once "+string(state)+" ("+reason+")", func() bool {
+		if r.saw(state, reason) {
+			return true
+		}
+		select {
+		case <-r.done:
+			t.Fatalf("the run ended before it was %s: %v", state, r.err)
+		default:
+		}
+		return false
+	})
+}
+
+// eventually waits for what is to come, as long as a machine takes that has much else to do.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(40 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !f() {
 		if time.Now().After(deadline) {
 			t.Fatalf("did not happen: %s", what)

@@ -26,7 +26,7 @@ func saved(t *testing.T, b redistest.Build, ks keyspace) (*redistest.Server, []b
 			slots = append(slots, strconv.Itoa(i))
 		}
 		s.Do(t, slots...)
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for !strings.Contains(s.DoString(t, "CLUSTER", "INFO"), "cluster_state:ok") {
 			if time.Now().After(deadline) {
 				t.Fatal("the cluster does not come up")

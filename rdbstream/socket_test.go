@@ -36,7 +36,7 @@ func fullResync(t *testing.T, s *redistest.Server) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
 	br := bufio.NewReaderSize(conn, 64<<10)
 	ask := func(text string) string {
 		if _, err := io.WriteString(conn, text+"\r\n"); err != nil {

@@ -14,7 +14,7 @@ func TestBacklogHasWhatTheSourceHas(t *testing.T) {
 	// ask compares the two answers, and returns them.
 	ask := func(t *testing.T, s *redistest.Server, p Position) bool {
 		t.Helper()
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for ParseInfo(s.DoString(t, "INFO", "replication"))["connected_slaves"] != "0" && time.Now().Before(deadline) {
 			time.Sleep(5 * time.Millisecond) // the last link's end may trim the backlog
 		}
@@ -77,7 +77,7 @@ func TestBacklogHasWhatTheSourceHas(t *testing.T) {
 		})
 		t.Run("history before a failover", func(t *testing.T) {
 			replica := redistest.Start(t, b, redistest.ReplicaOf(primary), quiet)
-			deadline := time.Now().Add(20 * time.Second)
+			deadline := time.Now().Add(time.Minute)
 			for ParseInfo(replica.DoString(t, "INFO", "replication"))["master_link_status"] != "up" {
 				if time.Now().After(deadline) {
 					t.Fatal("the replica does not come up")

@@ -36,7 +36,7 @@ func endpoint(t *testing.T, url string, files TLSFiles) Endpoint {
 // dialServer connects to a real source.
 func dialServer(t *testing.T, s *redistest.Server, change ...func(*LinkConfig)) *Link {
 	t.Helper()
-	c := LinkConfig{Endpoint: endpoint(t, s.URL(), TLSFiles{}), ReadTimeout: 20 * time.Second}
+	c := LinkConfig{Endpoint: endpoint(t, s.URL(), TLSFiles{}), ReadTimeout: time.Minute}
 	for _, f := range change {
 		f(&c)
 	}
@@ -247,8 +247,9 @@ func TestSlowBGSAVE(t *testing.T) {
 
 // A frozen source is given up after the read timeout; thawed, it goes on from where we were (T20).
 func TestFrozenSource(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, redistest.Latest(t))
-	l := dialServer(t, s, func(c *LinkConfig) { c.ReadTimeout = 2500 * time.Millisecond }) // it pings each second
+	l := dialServer(t, s, func(c *LinkConfig) { c.ReadTimeout = 8 * time.Second }) // it pings each second
 	at, _, _ := fullSync(t, l)
 	stream := acked(t, l, at)
 	s.Do(t, "SET", "k", "v")

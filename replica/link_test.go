@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ import (
 func dialScript(t *testing.T, play func(p *redistest.Peer), change ...func(*LinkConfig)) (*Link, error) {
 	t.Helper()
 	script := redistest.StartScript(t, play)
-	c := LinkConfig{Endpoint: Endpoint{Network: "tcp", Addr: script.Addr()}, ReadTimeout: 5 * time.Second}
+	c := LinkConfig{Endpoint: Endpoint{Network: "tcp", Addr: script.Addr()}, ReadTimeout: time.Minute}
 	for _, f := range change {
 		f(&c)
 	}
@@ -42,16 +43,18 @@ func mustDialScript(t *testing.T, play func(p *redistest.Peer), change ...func(*
 
 // Waiting is reported once for each wait, and is not silence: newlines keep the link alive for longer than its timeout.
 func TestWaits(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var waits []string
-	const pause = 60 * time.Millisecond
+	const pause, silence = 300 * time.Millisecond, 3 * time.Second
 	l := mustDialScript(t, func(p *redistest.Peer) {
 		p.Handshake()
-		p.SendSlowly(pause, "\n", "\n", "\n", "\n", "\n", "\n", "+FULLRESYNC "+testID+" 1\r\n")
-		p.SendSlowly(pause, "\n", "\n", "\n", "\n", "\n", "\n", "$0\r\n")
+		newlines := slices.Repeat([]string{"\n"}, 12)
+		p.SendSlowly(pause, append(newlines, "+FULLRESYNC "+testID+" 1\r\n")...)
+		p.SendSlowly(pause, append(newlines, "$0\r\n")...)
 		p.Hang()
 	}, func(c *LinkConfig) {
-		c.ReadTimeout = 4 * pause
+		c.ReadTimeout = silence
 		c.OnWait = func(reason string) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -72,11 +75,12 @@ func TestWaits(t *testing.T) {
 }
 
 func TestSilenceEndsTheLink(t *testing.T) {
+	t.Parallel()
 	l := mustDialScript(t, func(p *redistest.Peer) {
 		p.Handshake()
 		p.Send("+CONTINUE\r\n" + resp("PING"))
 		p.Hang()
-	}, func(c *LinkConfig) { c.ReadTimeout = 100 * time.Millisecond })
+	}, func(c *LinkConfig) { c.ReadTimeout = 3 * time.Second })
 	reply, err := l.Sync(t.Context(), Position{ReplID: testID})
 	if err != nil {
 		t.Fatal(err)
@@ -137,9 +141,10 @@ func TestCancelled(t *testing.T) {
 }
 
 func TestLinkWrites(t *testing.T) {
+	t.Parallel()
 	near, far := net.Pipe()
 	defer func() { _ = far.Close() }()
-	l := newLink(near, LinkConfig{ReadTimeout: 100 * time.Millisecond})
+	l := newLink(near, LinkConfig{ReadTimeout: 3 * time.Second})
 	done := make(chan error)
 	go func() { done <- errors.Join(l.KeepAlive(), l.Ack(0), l.Ack(1<<40), l.KeepAlive()) }()
 	want := "\n" + resp("REPLCONF", "ACK", "0") + resp("REPLCONF", "ACK", "1099511627776") + "\n"

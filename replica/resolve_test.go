@@ -124,7 +124,7 @@ func TestResolvePastASilentHost(t *testing.T) {
 	list := endpoint(t, "redis://"+redistest.Addrs(frozen, s), TLSFiles{})
 	began := time.Now()
 	wantServer(t, list, s)
-	if took := time.Since(began); took > 2*hostTimeout+2*time.Second {
+	if took := time.Since(began); took > 10*hostTimeout {
 		t.Errorf("it took %v", took)
 	}
 	wantUnresolved(t, endpoint(t, "redis://"+redistest.Addrs(frozen)+","+redistest.FreeAddr(t), TLSFiles{}), true, frozen.Addr()+": no answer within 3s", "connection refused")
@@ -132,7 +132,7 @@ func TestResolvePastASilentHost(t *testing.T) {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, io.ErrNoProgress)
 	defer cancel()
 	began = time.Now()
-	if _, err := list.Resolve(ctx); err != io.ErrNoProgress || time.Since(began) > time.Second {
+	if _, err := list.Resolve(ctx); err != io.ErrNoProgress || time.Since(began) >= hostTimeout {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 }

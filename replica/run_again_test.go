@@ -88,7 +88,7 @@ func TestRunReconnectsAtOnce(t *testing.T) {
 			if n := int(r.status.Reconnects.Load()); n != len(wants)-1 {
 				t.Errorf("%d attempts after the first, want %d", n, len(wants)-1)
 			}
-			if took := time.Since(began); took > 5*time.Second { // with pauses it would be minutes
+			if took := time.Since(began); took > 30*time.Second { // with pauses it would be minutes
 				t.Errorf("it took %v", took)
 			}
 			if diff := cmp.Diff(wants, src.asked()); diff != "" {
@@ -194,13 +194,19 @@ func TestRunDoesNotHammer(t *testing.T) {
 			sink.at = test.at
 			test.hurt(sink)
 			r := startRun(t, src.endpoint(), sink)
-			time.Sleep(time.Second)
+			attempts := func() int {
+				n, _ := sink.counts() // of the attempts at applying; each link may come with one
+				return max(n, len(src.asked()))
+			}
+			began := time.Now()
+			eventually(t, "another attempt", func() bool { return attempts() >= 2 })
+			time.Sleep(time.Second - time.Since(began))
 			if err := r.stop(); err != nil {
 				t.Error(err)
 			}
-			n, _ := sink.counts()                             // of the attempts at applying; each link may come with one
-			if n = max(n, len(src.asked())); n < 2 || n > 8 { // after 0.1 s, 0.15 s, 0.22 s…, each by a half more or less
-				t.Errorf("%d attempts in a second", n)
+			took := time.Since(began)
+			if n := attempts(); n > 7+int(took.Seconds()) { // after 0.1 s, 0.15 s, 0.22 s…, each by a half more or less
+				t.Errorf("%d attempts in %v", n, took)
 			}
 		})
 	}

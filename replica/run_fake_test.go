@@ -317,7 +317,7 @@ func (r *running) wait() error {
 	select {
 	case <-r.done:
 		return r.err
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		state, why, _ := r.status.Now()
 		r.t.Fatalf("the run does not end; it is %s: %s", state, why)
 		return nil
@@ -349,9 +349,10 @@ func stopAtOffset(offset int64) func(*RunConfig) {
 
 func stopAtCaughtUp(c *RunConfig) { c.StopAt.CaughtUp = true }
 
+// eventually waits for what is to come, as long as a machine takes that has much else to do.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !f(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("did not happen: %s", what)
 		}

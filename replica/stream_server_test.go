@@ -39,7 +39,7 @@ func TestWait(t *testing.T) {
 		heard := make(chan int64, 1)
 		waits.Go(func() {
 			ctx := context.Background()
-			n, _ := client.DoMulti(ctx, client.B().Set().Key("k").Value("v").Build(), client.B().Wait().Numreplicas(1).Timeout(10000).Build())[1].AsInt64()
+			n, _ := client.DoMulti(ctx, client.B().Set().Key("k").Value("v").Build(), client.B().Wait().Numreplicas(1).Timeout(50000).Build())[1].AsInt64()
 			heard <- n
 		})
 		var u Unit
@@ -74,7 +74,7 @@ func TestChainedSource(t *testing.T) {
 		s := redistest.Start(t, b, redistest.ReplicaOf(primary), quiet)
 		caughtUp := func() {
 			t.Helper()
-			deadline := time.Now().Add(20 * time.Second)
+			deadline := time.Now().Add(time.Minute)
 			for backlog(t, s).MasterOffset != backlog(t, primary).MasterOffset || ParseInfo(s.DoString(t, "INFO", "replication"))["master_link_status"] != "up" {
 				if time.Now().After(deadline) {
 					t.Fatal("the replica does not catch up")

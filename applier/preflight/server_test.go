@@ -51,7 +51,7 @@ func look(t *testing.T, c preflight.Config) map[string]preflight.Finding {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > 30*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	found := map[string]preflight.Finding{}
@@ -410,7 +410,7 @@ func TestWrongPair(t *testing.T) {
 	})
 	t.Run("clocks", func(t *testing.T) {
 		t.Parallel()
-		src, dst := redistest.Start(t, b), redistest.Start(t, b, redistest.ClockOffset(time.Hour))
+		src, dst := redistest.Start(t, b), redistest.Start(t, b, redistest.ClockOffset(time.Hour+20*time.Second)) // measured on a busy machine it is some ms more or less
 		expect(t, look(t, between(t, src, dst)), map[string]string{"clocks": "warn target's clock is 1h0m"})
 	})
 }
@@ -478,7 +478,7 @@ func TestUnderLoad(t *testing.T) {
 // wait waits for a condition.
 func wait(t *testing.T, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it does not come to that")
 		}

@@ -33,7 +33,7 @@ func TestReadsOnly(t *testing.T) {
 				before[s] = s.DoString(t, "DEBUG", "DIGEST")
 				s.Do(t, "CONFIG", "RESETSTAT")
 			}
-			c := verify.Config{Source: endpoint(t, strings.Replace(src.URL(), "://", "://auditor:secret@", 1)), Target: endpoint(t, strings.Replace(dst.URL(), "://", "://auditor:secret@", 1)), Pause: time.Millisecond}
+			c := verify.Config{Source: endpoint(t, strings.Replace(src.URL(), "://", "://auditor:secret@", 1)), Target: endpoint(t, strings.Replace(dst.URL(), "://", "://auditor:secret@", 1)), Pause: 200 * time.Millisecond}
 			stop := write(t, src, time.Millisecond, func(i int) []string { return []string{"SET", "busy", fmt.Sprint(i)} }) // so that keys are watched
 			for _, c.Mode = range []verify.Mode{verify.Count, verify.Sample, verify.Full} {
 				report, err := verify.Run(context.Background(), c)

@@ -78,7 +78,7 @@ func migrate(t testing.TB, src, dst *redistest.Server, settle bool) (stop func()
 	}()
 	stop = func() { cancel(); <-done }
 	t.Cleanup(stop)
-	for end := time.Now().Add(40 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-done:
 			if err != nil || !settle {
@@ -117,7 +117,7 @@ func twins(t testing.TB, b redistest.Build, fill func(s *redistest.Server), opts
 	src = redistest.Start(t, b, opts...)
 	fill(src)
 	dst = redistest.Start(t, b, append(opts, redistest.ReplicaOf(src))...)
-	for end := time.Now().Add(30 * time.Second); dst.Info(t, "replication")["master_link_status"] != "up"; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); dst.Info(t, "replication")["master_link_status"] != "up"; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the replica does not come up")
 		}
