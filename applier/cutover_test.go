@@ -59,7 +59,7 @@ func TestCutover(t *testing.T) {
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
 			m, r := cutoverOf(t, src, dst)
 			clients := redistest.StartCounters(t, src, 4, 50, 5*time.Millisecond)
-			time.Sleep(300 * time.Millisecond)
+			eventually(t, "all clients count", func() bool { return dst.DoInt(t, "EXISTS", "counter:0", "counter:1", "counter:2", "counter:3") == 4 })
 			report, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{Compare: func(context.Context) error {
 				before := src.DoInt(t, "GET", "counter:0")
 				time.Sleep(50 * time.Millisecond)

@@ -52,7 +52,7 @@ func (f *following) agrees(t *testing.T) {
 	}
 }
 
-// T59: what lives six seconds, and is renewed all the time, lives through a snapshot of nine. Where the target expires it by itself, it is lost.
+// T59: what lives four seconds, and is renewed all the time, lives through a snapshot of six. Where the target expires it by itself, it is lost.
 func TestRenewedThroughASlowSnapshot(t *testing.T) {
 	t.Parallel()
 	builds := redistest.Servers(t)
@@ -70,16 +70,16 @@ func TestRenewedThroughASlowSnapshot(t *testing.T) {
 				}
 			}
 			say(t, f.src, "SET renewed value", "SET counted 100", "HSET fields renewed value lasting value", "HSET plain renewed value")
-			renew("6000")
+			renew("4000")
 			line := redistest.NewProxy(t, f.dst.Addr())
-			line.Throttle(redistest.FromClient, 170_000)
+			line.Throttle(redistest.FromClient, 250_000)
 			f.m = newMigration(t, f.src.URL(), f.dst.URLAt(line.Addr()))
 			f.m.apply.Expiry, f.m.apply.Pipelines = expiry, applier.NewPipelines(1)
 			f.running = f.m.start(t)
 			next := time.Now()
 			eventually(t, "the snapshot is loaded", func() bool {
 				if time.Now().After(next) {
-					renew("6000")
+					renew("4000")
 					next = time.Now().Add(300 * time.Millisecond)
 				}
 				return f.saw(replica.CatchingUp, "")
@@ -149,11 +149,11 @@ func TestWrittenNearItsExpiry(t *testing.T) {
 		for i, w := range nearExpiries(b) {
 			for _, key := range []string{fmt.Sprint("renewed:", i), fmt.Sprint("expiring:", i)} {
 				sayTo(key, w.before, "")
-				sayTo(key, w.expire, "5000")
+				sayTo(key, w.expire, "3000")
 			}
 		}
 		f.through(t)
-		lagging(line, 6*time.Second, func() {
+		lagging(line, 4*time.Second, func() {
 			for i, w := range nearExpiries(b) {
 				sayTo(fmt.Sprint("renewed:", i), w.write, "")
 				sayTo(fmt.Sprint("expiring:", i), w.write, "")
@@ -197,14 +197,14 @@ func TestRestoredKeyIsRenewedInTime(t *testing.T) {
 			f, line := behind(t, redistest.Start(t, b), redistest.Start(t, b), applier.Shift)
 			say(t, f.src, "SET string v", "RPUSH list a b", "HSET hash f 1 g 2", "SET there v")
 			if b.HasFieldTTL() {
-				say(t, f.src, "HPEXPIRE hash 5000 FIELDS 1 f")
+				say(t, f.src, "HPEXPIRE hash 3000 FIELDS 1 f")
 			}
 			now := time.Now()
-			lagging(line, 6*time.Second, func() {
-				soon := strconv.FormatInt(now.Add(5*time.Second).UnixMilli(), 10)
+			lagging(line, 4*time.Second, func() {
+				soon := strconv.FormatInt(now.Add(3*time.Second).UnixMilli(), 10)
 				for _, key := range []string{"string", "list", "hash"} {
 					dump := f.src.DoString(t, "DUMP", key)
-					f.src.Do(t, "RESTORE", "span:"+key, "5000", dump)
+					f.src.Do(t, "RESTORE", "span:"+key, "3000", dump)
 					f.src.Do(t, "RESTORE", "moment:"+key, soon, dump, "ABSTTL")
 					f.src.Do(t, "RESTORE", "expiring:"+key, soon, dump, "ABSTTL")
 					say(t, f.src, "PEXPIRE span:"+key+" 600000", "PEXPIRE moment:"+key+" 700000")

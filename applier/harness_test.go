@@ -10,17 +10,17 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"redferry/applier"
 	"redferry/applier/checkpoint"
 	"redferry/applier/verify"
+	"redferry/internal/leaks"
 	"redferry/internal/redistest"
 	"redferry/replica"
 	"redferry/replica/spool"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // migration is what a test gives to a run; change its fields between runs as an operator changes flags.
 type migration struct {

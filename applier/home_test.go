@@ -64,7 +64,7 @@ func TestHomeLockOfTheDead(t *testing.T) {
 		t.Log(h.Owner())
 	}
 	root := t.TempDir()
-	child := exec.Command(os.Args[0], "-test.run=^TestHomeLockOfTheDead$", "-test.timeout=1m")
+	child := exec.Command(os.Args[0], "-test.run=^TestHomeLockOfTheDead$", "-test.timeout=5m")
 	child.Env = append(os.Environ(), "REDFERRY_TEST_HOME="+root)
 	out, err := child.StdoutPipe()
 	if err != nil {

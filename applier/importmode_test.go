@@ -73,7 +73,7 @@ func loadSlowly(t *testing.T, m *migration, proxy *redistest.Proxy, settled func
 	t.Helper()
 	proxy.Throttle(redistest.FromClient, 250_000)
 	r := m.start(t)
-	r.until(t, replica.CatchingUp, "")
+	r.once(t, replica.CatchingUp, "")
 	proxy.Throttle(redistest.FromClient, 0)
 	settled()
 	r.until(t, replica.InSync, "")
@@ -180,7 +180,7 @@ func TestImportModeIsLost(t *testing.T) {
 			r.until(t, replica.InSync, "")
 			arrives := func(key string) {
 				t.Helper()
-				src.Do(t, "SET", key, "v", "PX", "60000")
+				src.Do(t, "SET", key, "v", "PX", "3600000")
 				eventually(t, key+" is there", func() bool { return dst.DoInt(t, "EXISTS", key) == 1 })
 			}
 			arrives("before")
@@ -229,7 +229,7 @@ func TestImportModeIsPutBackAfterAKill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
-			src.Do(t, "SET", "a", "1", "PX", "60000")
+			src.Do(t, "SET", "a", "1", "PX", "3600000")
 			proxy := redistest.NewCommandProxy(t, dst.Addr())
 			reached := make(chan struct{})
 			var gone atomic.Bool

@@ -151,7 +151,7 @@ func (p *process) snapshot(from int64, b breakOff) (replica.Position, error) {
 			case <-durable:
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(20 * time.Second):
+			case <-time.After(2 * time.Minute):
 				return errors.New("nothing became durable")
 			}
 			if b.how == nil {

@@ -137,7 +137,7 @@ func TestResetEndsTheOwner(t *testing.T) {
 	m := newMigration(t, source.URL(), target.URL())
 	m.apply.OnFullResync, m.apply.OnNotEmpty = applier.Flush, applier.Flush // it may begin anew
 	r := m.start(t)
-	for end := time.Now().Add(20 * time.Second); target.DoInt(t, "EXISTS", checkpoint.Key("test")) == 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); target.DoInt(t, "EXISTS", checkpoint.Key("test")) == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("no checkpoint")
 		}
@@ -147,7 +147,7 @@ func TestResetEndsTheOwner(t *testing.T) {
 	}
 	select {
 	case <-r.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it still runs")
 	}
 	if stop := replica.AsStop(r.err); stop == nil || stop.Kind != replica.Fenced {

@@ -281,7 +281,7 @@ func TestSessionEnds(t *testing.T) {
 				t.Fatalf("got %+v, %v; want an error", v, err)
 			}
 			test.check(t, c, err)
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > 30*time.Second {
 				t.Errorf("it took %v", took)
 			}
 			if n := c.server.DoInt(t, "EXISTS", "k", checkpoint.Key("test")); n != 0 {

@@ -70,7 +70,7 @@ func TestSettlesBesideAStreamThatNeverPauses(t *testing.T) {
 	a := streaming(t, proxy.Addr())
 	fillShifted(t, s, 10_000)
 	proxy.Throttle(redistest.FromClient, 4<<20)
-	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer stop()
 	settled := make(chan error, 1)
 	for i := 0; len(settled) == 0; i++ {

@@ -116,7 +116,7 @@ func (r *running) mostSpooled(t testing.TB, enough func() bool) (most int64) {
 // T17: two replicas share a diskless transfer. A target that takes nothing does not hold up the other one.
 func TestDisklessTransferIsNotHeldUp(t *testing.T) {
 	t.Parallel()
-	src := heavy(t, 48<<20, "repl-diskless-sync yes", "repl-diskless-sync-delay 20", "repl-diskless-sync-max-replicas 2")
+	src := heavy(t, 48<<20, "repl-diskless-sync yes", "repl-diskless-sync-delay 120", "repl-diskless-sync-max-replicas 2")
 	dst := redistest.Start(t, src.Build)
 	f := &following{src: src, dst: dst, m: newMigration(t, src.URL(), dst.URL())}
 	f.running = f.m.start(t)
@@ -138,7 +138,7 @@ func TestDisklessTransferIsNotHeldUp(t *testing.T) {
 	if forks := src.Info(t, "stats")["total_forks"]; forks != "1" || fullResyncs(t, src) != "2" {
 		t.Errorf("forks: got %s, want 1 for both replicas", forks)
 	}
-	if took > 20*time.Second {
+	if took > time.Minute {
 		t.Errorf("the other replica was held up: it took %v", took)
 	}
 	dst.Thaw()
@@ -207,10 +207,13 @@ func TestDiskFullInTheStream(t *testing.T) {
 		fill()
 		return src.Offset(t) > f.spool.Contents().End+4<<20
 	})
-	eventually(t, "the target has all that was received", func() bool { return f.status.Checkpointed.Load() == f.spool.Contents().End })
-	if !f.saw(replica.Waiting, "no space left on device") || !f.saw(replica.Waiting, "make room in --dir") {
-		t.Error("the reason was not said")
-	}
+	eventually(t, "the target has all that was received", func() bool { // but for a command of which the disk took a part only
+		return f.spool.Contents().End-f.status.Checkpointed.Load() < 2*floodValue
+	})
+	eventually(t, "the reason is said", func() bool {
+		fill() // the spool makes room for itself
+		return f.saw(replica.Waiting, "no space left on device") && f.saw(replica.Waiting, "make room in --dir")
+	})
 	room()
 	stop()
 	f.equal(t)
@@ -226,7 +229,7 @@ func TestDiskFullInTheSnapshot(t *testing.T) {
 			src := heavy(t, 32<<20, "repl-diskless-sync "+diskless)
 			f := &following{src: src, dst: redistest.Start(t, src.Build), m: newMigration(t, src.URL(), "")}
 			proxy := redistest.NewProxy(t, f.dst.Addr())
-			proxy.Throttle(redistest.FromClient, 2<<20)
+			proxy.Throttle(redistest.FromClient, 256<<10)
 			f.m.target = f.dst.URLAt(proxy.Addr())
 			smallDisk(t, f.m, 128<<20)
 			f.m.spool.Max, f.m.spool.Segment = 64<<20, 1<<20

@@ -11,10 +11,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"go.uber.org/goleak"
+	"redferry/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // randomBytes are the same n bytes in every run; LZF cannot compress them.
 func randomBytes(n int) []byte {

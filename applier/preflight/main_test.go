@@ -3,7 +3,7 @@ package preflight_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"redferry/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }

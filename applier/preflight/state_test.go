@@ -20,7 +20,7 @@ func TestSourceThatLoads(t *testing.T) {
 		t.Run(b.Name, func(t *testing.T) {
 			t.Parallel()
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
-			redistest.Fill(t, src, redistest.FillOptions{Keys: 1000})
+			redistest.Fill(t, src, redistest.FillOptions{Keys: 4000})
 			src.Do(t, "CONFIG", "SET", "loading-process-events-interval-bytes", "1024")
 			src.Do(t, "CONFIG", "SET", "key-load-delay", "5000") // microseconds
 			reloaded := make(chan error, 1)

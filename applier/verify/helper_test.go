@@ -7,16 +7,16 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"redferry/applier"
 	"redferry/applier/verify"
+	"redferry/internal/leaks"
 	"redferry/internal/redistest"
 	"redferry/replica"
 	"redferry/replica/spool"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 func endpoint(t testing.TB, url string) replica.Endpoint {
 	t.Helper()

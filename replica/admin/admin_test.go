@@ -19,14 +19,14 @@ import (
 
 	"github.com/redis/rueidis"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
+	"redferry/internal/leaks"
 	"redferry/internal/redistest"
 	"redferry/replica"
 	"redferry/replica/events"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // fixture is a server of a run that a test plays.
 type fixture struct {

@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
+
+	"redferry/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 func event(n int, why string) Event {
 	return Event{Time: time.Unix(int64(1000+n), 0).UTC(), State: fmt.Sprint("state", n), Why: why}
