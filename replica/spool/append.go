@@ -134,7 +134,7 @@ func (s *Spool) room(ctx context.Context, p *part, n int64) error {
 	}
 	defer s.wakeAtEnd(ctx)()
 	defer func() { s.blocked = false }()
-	var hungry time.Time // since when a reader starves
+	var hungry time.Time // since when waiting brings no room
 	timer := time.AfterFunc(s.patience, s.nudge)
 	defer timer.Stop()
 	for epoch := s.epoch; ; s.changed.Wait() {
@@ -179,8 +179,11 @@ func (s *Spool) fits(n int64) bool {
 	return s.used+n <= s.max && (s.space < 0 || s.space-n >= reserve)
 }
 
-// starves tells whether a reader has read all of a part and waits for more.
+// starves tells whether waiting for room brings none: all of a part is passed, so that nothing more of it will be, or a reader has read all of it and waits for more.
 func (s *Spool) starves(p *part) bool {
+	if p.passed >= p.end() {
+		return true
+	}
 	for _, r := range s.readers {
 		if r.waiting && r.part == p && r.pos == p.end() {
 			return true

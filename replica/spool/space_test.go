@@ -275,6 +275,47 @@ func TestNoSpaceLeft(t *testing.T) {
 	}
 }
 
+// TestDiskFullWithAllPassed: what others have filled is said, and not waited out, when there is nothing to read that could make room, even where no reader waits in the midst of something.
+func TestDiskFullWithAllPassed(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("not root: cannot mount a small file system")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=20m"); err != nil {
+		t.Skipf("cannot mount a small file system: %v", err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+	s, err := Open(Config{Dir: filepath.Join(dir, "spool"), Max: 1 << 30, Segment: 1 << 20})
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	s.mu.Lock()
+	s.patience = 50 * time.Millisecond
+	s.mu.Unlock()
+	must(t, s.BeginStream(idA, 0))
+	b := text(0, 300_000)
+	must(t, s.Append(t.Context(), b, at))
+	ballast, err := os.Create(filepath.Join(dir, "ballast"))
+	must(t, err)
+	t.Cleanup(func() { must(t, ballast.Close()) }) // before the disk is unmounted
+	if _, err := ballast.Write(make([]byte, 20<<20)); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	s.look()
+	t.Cleanup(func() { must(t, ballast.Truncate(0)) }) // for the state, when the spool is closed
+
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if err := s.Append(ctx, b, at); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a target that is still to take something is not waited for: %v", err)
+	}
+	s.PassStream(s.Contents().End)
+	ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := s.Append(ctx, b, at); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is full: %v", err)
+	}
+}
+
 // TestPassedAfterClose: the files of a closed spool are the next one's.
 func TestPassedAfterClose(t *testing.T) {
 	c := filled(t)
