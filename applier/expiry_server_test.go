@@ -394,7 +394,7 @@ func TestSettlingBesideALoad(t *testing.T) {
 	for _, b := range redistest.Servers(t) {
 		t.Run(b.Name, func(t *testing.T) {
 			t.Parallel()
-			const grace = 30 * time.Second // between the runs, too, the target expires keys by itself
+			const grace = 8 * time.Second // between the runs, too, the target expires keys by itself
 			src, dst := redistest.Start(t, b), redistest.Start(t, b)
 			redistest.Fill(t, src, redistest.FillOptions{Keys: 5000, Seed: 65, Databases: 4, Volatile: 0.9})
 			stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: 65, Writers: 2, Rate: 2000, TTL: true, SwapDB: true})

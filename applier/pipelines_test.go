@@ -20,7 +20,7 @@ func TestSpeedOfASnapshotChanges(t *testing.T) {
 	m.run.Gate.SetRate(1)
 	r := m.start(t)
 	r.until(t, replica.Loading, "")
-	if m.run.Gate.SetRate(1 << 19); m.run.Gate.Rate() != 1<<19 || m.apply.Pipelines.Get() != 1 {
+	if m.run.Gate.SetRate(1 << 20); m.run.Gate.Rate() != 1<<20 || m.apply.Pipelines.Get() != 1 {
 		t.Errorf("%d bytes a second, %d pipelines", m.run.Gate.Rate(), m.apply.Pipelines.Get())
 	}
 	connections := func() int {
