@@ -74,7 +74,7 @@ func TestCutover(t *testing.T) {
 			if err := r.wait(t); err != nil {
 				t.Errorf("the run ended with %v", err)
 			}
-			eventually(t, "the clients are refused", clients.Refused)
+			clients.AwaitRefused(t)
 			clients.End()
 			clients.Check(t, dst)
 			clients.CheckRefused(t)

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"redferry/internal/leaks"
 	"redferry/internal/redistest"
 )
 
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binDir = dir
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	leaks.Main(m, goleak.Cleanup(func(code int) {
 		os.RemoveAll(dir)
 		os.Exit(code)
 	}))

@@ -3,10 +3,10 @@ package redistest
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"redferry/internal/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 // each runs a test against every server build there is.
 func each(t *testing.T, test func(t *testing.T, b Build)) {
