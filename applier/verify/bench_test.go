@@ -23,6 +23,17 @@ func BenchmarkFull(b *testing.B) {
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "keys/s")
 }
 
+// BenchmarkCount is what a cutover does by default while nobody can write to the source.
+func BenchmarkCount(b *testing.B) {
+	src, dst, _ := benchTwins(b)
+	for b.Loop() {
+		report, err := verify.Run(context.Background(), verify.Config{Source: endpoint(b, src.URL()), Target: endpoint(b, dst.URL()), Mode: verify.Count})
+		if err != nil || !report.Equal() {
+			b.Fatalf("%v: %v", err, report.First)
+		}
+	}
+}
+
 // BenchmarkOneByOne is the usual other way, on the same data: SCAN, and for each key and side one round trip each for TYPE, PTTL and DUMP. It looks at the first 20,000 keys.
 func BenchmarkOneByOne(b *testing.B) {
 	src, dst, n := benchTwins(b)

@@ -13,7 +13,7 @@ import (
 // What was read may be passed a little later, so a few seconds must go by first; from then on more is taken, until something is freed.
 //
 // Any other error is the file system's. Whatever the error, the bytes up to the new end, which [Spool.Contents] tells, are in the spool, and the
-// rest may be appended again. An error may also be one that happened in the background since the last Append.
+// rest may be appended again. An error may also be one that happened in the background since the last Append, to what has not been dropped since.
 func (s *Spool) Append(ctx context.Context, p []byte, at time.Time) error {
 	for len(p) > 0 {
 		to, err := s.tail(ctx, int64(len(p)))

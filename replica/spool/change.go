@@ -215,7 +215,7 @@ func (s *Spool) clear() error {
 	s.epoch++
 	s.setDescription(description{})
 	s.rdb, s.stream = part{passed: -1}, part{passed: -1}
-	s.used, s.unsaved = 0, true
+	s.used, s.unsaved, s.trouble = 0, true, nil
 	s.dropReaders(func(*Reader) bool { return true })
 	for _, g := range old {
 		g.gone = true

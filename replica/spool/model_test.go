@@ -385,6 +385,11 @@ func (m *machine) append(t *rapid.T) {
 		}
 		return
 	}
+	if m.spool.trouble != nil { // in what EndSnapshot frees: it is told once
+		if err := m.spool.Append(context.Background(), b, at); !errors.Is(err, errFault) {
+			t.Fatalf("append after a fault in the background: %v", err)
+		}
+	}
 	m.do(t, func() error { return m.spool.Append(context.Background(), b, at.Add(time.Duration(m.n)*time.Second)) }, after)
 }
 

@@ -38,6 +38,33 @@ func waiting(done <-chan error) bool {
 	return len(done) == 0
 }
 
+// What went wrong behind an operation the next Append tells, unless all that it was about has been dropped since.
+func TestDropForgetsTrouble(t *testing.T) {
+	for dropped, want := range map[bool]error{false: errFault, true: ErrDropped} {
+		met := false
+		for n := 1; n < 40 && !met; n++ { // operations of the disk: the fault is to come when the spool frees what was passed
+			d := newFakeDisk()
+			s, err := open(Config{Max: 1000, Segment: 16}, d.process(), "boot")
+			must(t, err)
+			must(t, s.BeginSnapshot(idA, 0, -1))
+			s.PassSnapshot(0)
+			d.failAt = d.ops + n
+			if s.EndSnapshot() == nil && d.ops >= d.failAt {
+				met = true
+				if dropped {
+					must(t, s.Drop())
+				}
+				if err := s.Append(t.Context(), []byte("x"), at); !errors.Is(err, want) {
+					t.Errorf("dropped %v: got %v, want %v", dropped, err, want)
+				}
+			}
+		}
+		if !met {
+			t.Error("the spool has freed nothing")
+		}
+	}
+}
+
 func TestFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := onFake(t, Config{Max: 100, Segment: 25}, newFakeDisk())
