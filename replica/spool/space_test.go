@@ -246,12 +246,13 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
-// TestNoSpaceLeft fills a small file system, and goes on once there is space.
-func TestNoSpaceLeft(t *testing.T) {
+// onSmallDisk opens a spool on a file system of 20 MiB, which is mounted at dir.
+func onSmallDisk(t *testing.T) (s *Spool, dir string) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("not root: cannot mount a small file system")
 	}
-	dir := t.TempDir()
+	dir = t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=20m"); err != nil {
 		t.Skipf("cannot mount a small file system: %v", err)
 	}
@@ -259,6 +260,12 @@ func TestNoSpaceLeft(t *testing.T) {
 	s, err := Open(Config{Dir: filepath.Join(dir, "spool"), Max: 1 << 30, Segment: 1 << 20})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
+	return s, dir
+}
+
+// TestNoSpaceLeft fills a small file system, and goes on once there is space.
+func TestNoSpaceLeft(t *testing.T) {
+	s, _ := onSmallDisk(t)
 	must(t, s.BeginStream(idA, 0))
 	r, err := s.ReadStream(0)
 	must(t, err)
@@ -304,17 +311,7 @@ func TestNoSpaceLeft(t *testing.T) {
 
 // TestDiskFullWithAllPassed: what others have filled is said, and not waited out, when there is nothing to read that could make room, even where no reader waits in the midst of something.
 func TestDiskFullWithAllPassed(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("not root: cannot mount a small file system")
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=20m"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
-	s, err := Open(Config{Dir: filepath.Join(dir, "spool"), Max: 1 << 30, Segment: 1 << 20})
-	must(t, err)
-	t.Cleanup(func() { must(t, s.Close()) })
+	s, dir := onSmallDisk(t)
 	s.mu.Lock()
 	s.patience = 50 * time.Millisecond
 	s.mu.Unlock()
