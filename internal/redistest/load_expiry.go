@@ -67,7 +67,11 @@ func (w *writer) newerExpiry(kind, key string) [][]string {
 	ms := milliseconds(w.ttl())
 	volatile := [][]string{w.create(kind, key), {"PEXPIRE", key, ms}}
 	condition := []string{"NX", "XX", "GT", "LT"}[w.rng.IntN(4)]
-	switch w.rng.IntN(7) {
+	n := w.rng.IntN(7)
+	if n >= 5 && kind == "hash" && w.s.Build.AtLeast("valkey", 9, 0) { // its copy has no fields that are over and not deleted yet, and its replicas' copies have them
+		n = 4
+	}
+	switch n {
 	case 0:
 		return [][]string{{"PEXPIRE", key, ms, condition}}
 	case 1:
