@@ -95,21 +95,21 @@ func (n *cutoverNote) write(path string) error {
 
 // markPosition notes what the target has, for a later process that finds nothing but the tombstone.
 func markPosition(path string, at Position) error {
-	note, err := readCutoverNote(path)
-	if err != nil || note == nil {
-		return err
-	}
-	note.ReplID, note.Offset = at.ReplID, at.Offset
-	return note.write(path)
+	return amendCutoverNote(path, func(n *cutoverNote) { n.ReplID, n.Offset = at.ReplID, at.Offset })
 }
 
 // markDone notes that the cutover has come to its end; the rest of the note is for undoing it.
 func markDone(path string) error {
+	return amendCutoverNote(path, func(n *cutoverNote) { n.Done = true })
+}
+
+// amendCutoverNote changes a note, if there is one.
+func amendCutoverNote(path string, change func(n *cutoverNote)) error {
 	note, err := readCutoverNote(path)
 	if err != nil || note == nil {
 		return err
 	}
-	note.Done = true
+	change(note)
 	return note.write(path)
 }
 

@@ -162,11 +162,11 @@ func (r *run) watchSpool(ctx context.Context) error {
 		r.Status.SpoolUsed.Store(u.Used)
 		r.Status.SpoolMax.Store(u.Max)
 		switch {
-		case u.Full && full == "":
-			full = fmt.Sprintf("the spool is full (it has %d of %d bytes, and its disk %d free): reading from the source pauses until the target has taken some; "+
-				"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max, u.Free)
-			r.Status.Wait(OnSpool, full)
 		case u.Full:
+			if full == "" {
+				full = fmt.Sprintf("the spool is full (it has %d of %d bytes, and its disk %d free): reading from the source pauses until the target has taken some; "+
+					"meanwhile the source keeps what it writes in its buffer for this replica, and closes the link when client-output-buffer-limit says so", u.Used, u.Max, u.Free)
+			}
 			r.Status.Wait(OnSpool, full)
 		case full != "": // a wait that another has entered stays
 			r.Status.Go(OnSpool)

@@ -79,24 +79,29 @@ func TestRefuseAndReopen(t *testing.T) {
 	}
 }
 
-// What an earlier cutover has changed stays known when a later one leaves its source alone.
-func TestLeaveKeepsAnEarlierNote(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t, redistest.Latest(t))
-	source, err := ParseEndpoint(server.URL(), TLSFiles{})
+// startWrites starts a source and dials its writes; the note of a cutover is to be in path.
+func startWrites(t *testing.T) (source Endpoint, w *sourceWrites, path string) {
+	t.Helper()
+	source, err := ParseEndpoint(redistest.Start(t, redistest.Latest(t)).URL(), TLSFiles{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "cutover")
+	path = filepath.Join(t.TempDir(), "cutover")
+	if w, err = dialWrites(t.Context(), source, path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.close)
+	return source, w, path
+}
+
+// What an earlier cutover has changed stays known when a later one leaves its source alone.
+func TestLeaveKeepsAnEarlierNote(t *testing.T) {
+	t.Parallel()
+	_, w, path := startWrites(t)
 	earlier := &cutoverNote{Addr: "elsewhere:6379", RunID: "other", Refuses: true, MinReplicas: "2", MaxLag: "7", Done: true}
 	if err := earlier.write(path); err != nil {
 		t.Fatal(err)
 	}
-	w, err := dialWrites(t.Context(), source, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.close()
 	for range 2 { // the second finds the first's
 		if err := w.leave(); err != nil {
 			t.Fatal(err)
@@ -114,17 +119,7 @@ func TestLeaveKeepsAnEarlierNote(t *testing.T) {
 // A source that refuses writes since an earlier cutover is not taken for one that can be left open.
 func TestNoCutoverToASourceLeftOpenThatRefuses(t *testing.T) {
 	t.Parallel()
-	server := redistest.Start(t, redistest.Latest(t))
-	source, err := ParseEndpoint(server.URL(), TLSFiles{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "cutover")
-	w, err := dialWrites(t.Context(), source, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.close()
+	source, w, path := startWrites(t)
 	if err := errors.Join(w.refuse(t.Context(), false), markDone(path)); err != nil {
 		t.Fatal(err)
 	}

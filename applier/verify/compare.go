@@ -65,11 +65,8 @@ func (c *conn) outlines(ctx context.Context, db int, keys []string) (list []outl
 	list = make([]outline, len(keys))
 	for i := range keys {
 		o := &list[i]
-		if o.expiry, err = replies[2*i+1].AsInt64(); err != nil {
+		if o.expiry, err = c.expiry(replies[2*i+1], now); err != nil {
 			return nil, 0, err
-		}
-		if o.expiry >= 0 && !c.has70 {
-			o.expiry += now
 		}
 		size, err := replies[2*i].AsInt64()
 		if err != nil && !rueidis.IsRedisNil(err) {
@@ -86,6 +83,15 @@ func (c *conn) expiryCommand() string {
 		return "PEXPIRETIME"
 	}
 	return "PTTL"
+}
+
+// expiry is the reply to expiryCommand as a moment in Unix ms; a negative one is none. now is the server's clock.
+func (c *conn) expiry(reply rueidis.RedisResult, now int64) (int64, error) {
+	ms, err := reply.AsInt64()
+	if ms >= 0 && !c.has70 {
+		ms += now
+	}
+	return ms, err
 }
 
 // pair is a key as both sides have it.

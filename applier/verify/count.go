@@ -10,7 +10,6 @@ import (
 	"github.com/redis/rueidis"
 
 	"redferry/applier/checkpoint"
-	"redferry/replica"
 )
 
 // count compares how many keys a database has. While the source is written to, a number of the target is right that lies between two of the source.
@@ -29,9 +28,12 @@ func (r *run) count(ctx context.Context, db int) error {
 	var counted int64
 	defer func() { r.looked.Add(counted) }()
 	for round := range r.Rounds {
-		before, err := w.source.changes(ctx)
-		if err != nil {
-			return err
+		var before string // what is found different in the first round is looked at again anyway
+		if round > 0 {
+			var err error
+			if before, err = w.source.changes(ctx); err != nil {
+				return err
+			}
 		}
 		first, err := r.numbers(ctx, w.source, db)
 		if err != nil {
@@ -87,35 +89,22 @@ func between(n, a, b int64) bool { return n >= min(a, b) && n <= max(a, b) }
 
 // numbers asks one end for them, without the keys of the migration that may lie between the two.
 func (r *run) numbers(ctx context.Context, c *conn, db int) (n numbers, err error) {
-	info, err := c.infoSection(ctx, "keyspace")
+	cmds := make(rueidis.Commands, 0, 3)
+	for _, key := range checkpoint.Keys(r.Name) { // one each, for a cluster's sake
+		cmds = append(cmds, c.dedicated.B().Exists().Key(key).Build())
+	}
+	there, replies, err := c.keyspace(ctx, db, cmds...)
 	if err != nil {
 		return n, err
-	}
-	there, err := replica.Keyspace(info)
-	if err != nil {
-		return n, fmt.Errorf("ask the %s %s for INFO: %w", c.end, c.endpoint, err)
 	}
 	for _, d := range there {
 		if d.Number == db {
 			n = numbers{lasting: d.Keys - d.Volatile, volatile: d.Volatile}
 		}
 	}
-	cmds := make(rueidis.Commands, 0, 3)
-	for _, key := range checkpoint.Keys(r.Name) { // one each, for a cluster's sake
-		cmds = append(cmds, c.dedicated.B().Exists().Key(key).Build())
-	}
-	replies, err := c.do(ctx, db, cmds...)
-	if err != nil {
-		return n, err
-	}
-	for _, reply := range replies {
-		own, err := reply.AsInt64()
-		if err != nil {
-			return n, err
-		}
-		n.lasting -= own
-	}
-	return n, nil
+	own, err := sum(replies)
+	n.lasting -= own
+	return n, err
 }
 
 func countText(n int64) string {

@@ -19,13 +19,9 @@ import (
 func (r *run) databases(ctx context.Context) ([]int, error) {
 	found := map[int]bool{}
 	for _, c := range []*conn{r.scanner.source, r.scanner.target} {
-		info, err := c.infoSection(ctx, "keyspace")
+		there, _, err := c.keyspace(ctx, c.db)
 		if err != nil {
 			return nil, err
-		}
-		there, err := replica.Keyspace(info)
-		if err != nil {
-			return nil, fmt.Errorf("ask the %s %s for INFO: %w", c.end, c.endpoint, err)
 		}
 		for _, d := range there {
 			found[d.Number] = true
@@ -48,11 +44,32 @@ func (c *conn) infoSection(ctx context.Context, section string) (map[string]stri
 	if err != nil {
 		return nil, err
 	}
-	text, err := replies[0].ToString()
+	return c.readInfo(replies[0])
+}
+
+func (c *conn) readInfo(reply rueidis.RedisResult) (map[string]string, error) {
+	text, err := reply.ToString()
 	if err != nil {
 		return nil, fmt.Errorf("ask the %s %s for INFO: %w", c.end, c.endpoint, err)
 	}
 	return replica.ParseInfo(text), nil
+}
+
+// keyspace tells what is in which database. In the same round trip it gives other commands, to db, and their replies.
+func (c *conn) keyspace(ctx context.Context, db int, also ...rueidis.Completed) ([]replica.Database, []rueidis.RedisResult, error) {
+	replies, err := c.do(ctx, db, slices.Concat([]rueidis.Completed{c.cmd("INFO", "keyspace")}, also)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := c.readInfo(replies[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	there, err := replica.Keyspace(info)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the %s %s for INFO: %w", c.end, c.endpoint, err)
+	}
+	return there, replies[1:], nil
 }
 
 // database compares all keys of a database: those of the source with the target's, and then those that the target has alone.
@@ -101,7 +118,7 @@ func (r *run) absent(ctx context.Context, without *conn, db int) error {
 }
 
 // size is how many keys a database has, of those that are to be compared.
-func (r *run) size(ctx context.Context, c *conn, db int) (size int64, err error) {
+func (r *run) size(ctx context.Context, c *conn, db int) (int64, error) {
 	ask := []rueidis.Completed{c.cmd("DBSIZE")}
 	if r.Mode == Listed {
 		ask = ask[:0]
@@ -113,14 +130,19 @@ func (r *run) size(ctx context.Context, c *conn, db int) (size int64, err error)
 	if err != nil {
 		return 0, err
 	}
+	return sum(replies)
+}
+
+// sum adds numbers up.
+func sum(replies []rueidis.RedisResult) (total int64, err error) {
 	for _, reply := range replies {
 		n, err := reply.AsInt64()
 		if err != nil {
 			return 0, err
 		}
-		size += n
+		total += n
 	}
-	return size, nil
+	return total, nil
 }
 
 // look looks at some keys, and gives those that are suspect.

@@ -144,11 +144,8 @@ func (c *conn) moments(ctx context.Context, db int, keys []string) ([]int64, err
 	}
 	moments := make([]int64, len(keys))
 	for i := range keys {
-		if moments[i], err = replies[i].AsInt64(); err != nil {
+		if moments[i], err = c.expiry(replies[i], now); err != nil {
 			return nil, err
-		}
-		if moments[i] >= 0 && !c.has70 {
-			moments[i] += now
 		}
 	}
 	return moments, nil

@@ -228,11 +228,9 @@ func TestSocketPathTooLong(t *testing.T) {
 	p.run(t, "events", "--dir", dir).expect(t, exitDone, "--stop-at caught-up is reached")
 }
 
-// A socket that nobody answers at is not taken for a run that is not there.
-func TestRunThatDoesNotAnswer(t *testing.T) {
-	t.Parallel()
-	_, target := pair(t)
-	p := newProgram(t)
+// listen is at the socket of a migration that does not run.
+func (p *program) listen(t *testing.T) net.Listener {
+	t.Helper()
 	if err := os.MkdirAll(p.migration(), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -240,6 +238,15 @@ func TestRunThatDoesNotAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+// A socket that nobody answers at is not taken for a run that is not there.
+func TestRunThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	_, target := pair(t)
+	p := newProgram(t)
+	l := p.listen(t)
 	go func() {
 		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
 			_, _ = c.Read(make([]byte, 100))
@@ -256,13 +263,7 @@ func TestRunThatDoesNotAnswer(t *testing.T) {
 func TestStatusOfARunThatEnds(t *testing.T) {
 	t.Parallel()
 	p := newProgram(t)
-	if err := os.MkdirAll(p.migration(), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("unix", socketFile(p.migration()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := p.listen(t)
 	ended := make(chan error, 1)
 	go func() {
 		c, err := l.Accept()

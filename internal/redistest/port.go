@@ -11,7 +11,7 @@ import (
 
 // freePort finds a port that nobody listens on, and 10000 above it another one for the cluster bus. Both are below the range that outgoing
 // connections take their ports from, so that a stopped server finds its port again. No other test, of whatever package, is given the port until it is released.
-func freePort() (port int, release io.Closer) {
+func freePort() (int, io.Closer) {
 	for {
 		port := 12000 + rand.IntN(10000)
 		release, err := reserve(port)
