@@ -88,6 +88,8 @@ type Applier struct {
 	doubts doubts // of rec
 	// compared is what Commit has yet to take into rec.
 	compared []comparison
+	refusal  string        // rec's
+	notes    []*note       // of the source's refusal, on their way into the target's record
 	moved    chan struct{} // closed when checkpointed moves on
 	done     int64         // checkpointed
 	server   string        // of several, the one that was connected to last
@@ -138,7 +140,7 @@ func (a *Applier) Checkpointed() (int64, <-chan struct{}) {
 func (a *Applier) setCheckpointed() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.done, a.doubts = 0, doubtsOf(&a.rec)
+	a.done, a.doubts, a.refusal = 0, doubtsOf(&a.rec), a.rec.Refusal
 	if a.rec.Phase == checkpoint.PhaseStream {
 		a.done = a.rec.Offset
 	}
@@ -151,7 +153,7 @@ func (a *Applier) setCheckpointed() {
 func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.Resume, error) {
 	a.queue.reset()
 	a.mu.Lock()
-	a.compared = nil // of a record that is read anew
+	a.compared, a.notes = nil, nil // of a record that is read anew
 	a.mu.Unlock()
 	a.resetExpiries()
 	a.imports.set(false) // until it is certain that the checkpoint says how it was before

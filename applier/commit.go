@@ -62,6 +62,7 @@ func (a *Applier) Commit(ctx context.Context) error {
 		b := a.queue.take(ctx, idle.C)
 		a.noteSettling()
 		a.noteCompared()
+		a.takeNotes()
 		if err := a.owner.why(); err != nil {
 			return err
 		}
@@ -70,6 +71,7 @@ func (a *Applier) Commit(ctx context.Context) error {
 			if err := a.storeChecked(ctx); err != nil {
 				return err
 			}
+			a.takeNotes()
 			if ctx.Err() != nil {
 				return a.saySettled(ctx)
 			}
@@ -84,14 +86,14 @@ func (a *Applier) Commit(ctx context.Context) error {
 	}
 }
 
-// asked tells that somebody waits for Commit to look after its record: Settle, or Compared.
+// asked tells that somebody waits for Commit to look after its record: Settle, Compared, or NoteRefusal.
 func (a *Applier) asked() bool {
 	a.queue.mu.Lock()
 	settles := a.noted != nil
 	a.queue.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return settles || len(a.compared) > 0
+	return settles || len(a.compared) > 0 || len(a.notes) > 0
 }
 
 // storeChecked writes a transaction without commands, to keep what is only in memory: which replies were read, how many writes were refused.
@@ -262,6 +264,9 @@ func (a *Applier) reopen(ctx context.Context) error {
 		conn.close()
 		return err
 	}
+	if conn.history != a.target.history {
+		a.meet(ctx, conn)
+	}
 	// What memory knows beside the place, such as counts that are not stored yet, stays.
 	a.conn, a.stored = conn, rec.Checked
 	a.queue.fit(conn.roundTrip)
@@ -272,4 +277,17 @@ func (a *Applier) reopen(ctx context.Context) error {
 	}
 	a.setCheckpointed()
 	return nil
+}
+
+// meet takes what a target says of itself that was restarted, or has failed over to another server. It may have lost
+// the last of what the record says, so the whole record is written again.
+func (a *Applier) meet(ctx context.Context, conn *conn) {
+	var t target
+	t.read(conn.info)
+	t.readConfig(ctx, conn)
+	a.queue.mu.Lock() // translate goes by it
+	a.target = t
+	a.queue.mu.Unlock()
+	a.changes++
+	a.warnOfEviction()
 }

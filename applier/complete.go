@@ -45,7 +45,7 @@ func (a *Applier) Doubts() (why []string, unchecked bool) {
 }
 
 // Complete implements [replica.Closer]: the checkpoint becomes a tombstone, and the owner's keys go in the same transaction.
-func (a *Applier) Complete(ctx context.Context) error {
+func (a *Applier) Complete(ctx context.Context, still func(ctx context.Context) error) error {
 	if ctx.Err() != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = lasting(ctx)
@@ -53,7 +53,7 @@ func (a *Applier) Complete(ctx context.Context) error {
 	}
 	rec := a.rec
 	rec.Phase, rec.Time = checkpoint.PhaseCompleted, time.Now().UnixMilli()
-	s := session{a: a, held: a.target.history}
+	s := session{a: a, held: a.target.history, still: still}
 	defer s.close()
 	v, err := s.run(ctx, func(p *pipeline) {
 		p.hset(checkpoint.Key(a.Name), rec.Fields())

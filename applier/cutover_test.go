@@ -101,7 +101,7 @@ func TestCutover(t *testing.T) {
 			}
 			note := filepath.Join(m.dir, "test", "cutover")
 			for _, want := range []bool{true, false} {
-				if done, err := replica.UndoCutover(t.Context(), source, note); err != nil || done != want {
+				if done, err := replica.UndoCutover(t.Context(), source, note, nil); err != nil || done != want {
 					t.Errorf("undo: %v, %v; want %v", done, err, want)
 				}
 			}
@@ -387,7 +387,7 @@ func TestCutoverIsFinished(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if done, err := replica.UndoCutover(t.Context(), source, filepath.Join(m.dir, "test", "cutover")); err != nil || !done {
+				if done, err := replica.UndoCutover(t.Context(), source, filepath.Join(m.dir, "test", "cutover"), nil); err != nil || !done {
 					t.Fatalf("%v, %v", done, err)
 				}
 				src.Do(t, "SET", "x", "y")
@@ -419,7 +419,7 @@ func TestCutoverIsFinished(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if done, err := replica.UndoCutover(t.Context(), source, filepath.Join(m.dir, "test", "cutover")); err != nil || !done {
+				if done, err := replica.UndoCutover(t.Context(), source, filepath.Join(m.dir, "test", "cutover"), nil); err != nil || !done {
 					t.Errorf("undo: %v, %v", done, err)
 				}
 				src.Do(t, "SET", "x", "y")

@@ -98,6 +98,7 @@ func (a *Applier) land(ctx context.Context, f *flight, before error) (committed 
 		if f.whole {
 			a.written = f.changes
 			a.noteSettling()
+			a.takeNotes()
 		}
 	}
 	stop := a.rejectFailed(ctx, f.b, failed)

@@ -110,7 +110,7 @@ func BeginReset(ctx context.Context, e replica.Endpoint, name, place string, tak
 	}
 	r := &Reset{target: e, client: client}
 	if r.Before, err = findTraces(ctx, client, e, name); err == nil && !r.Before.None() {
-		err = r.claim(ctx, name, place, takeover)
+		r.owner, err = claimBeside(ctx, client, e, &r.Before, name, "a reset", place, takeover)
 	}
 	if err != nil {
 		r.Close()
@@ -119,31 +119,35 @@ func BeginReset(ctx context.Context, e replica.Endpoint, name, place string, tak
 	return r, nil
 }
 
-func (r *Reset) claim(ctx context.Context, name, place string, takeover bool) error {
-	c, err := claimFor(ctx, r.client, r.target, name, "a reset", place, takeover)
+// claimBeside claims a migration for a command that is no run. what names the command to whoever asks for the owner.
+func claimBeside(
+	ctx context.Context, client rueidis.Client, e replica.Endpoint, before *Traces, name, what, place string, takeover bool,
+) (*owner, error) {
+	c, err := claimFor(ctx, client, e, name, what, place, takeover)
 	if err != nil {
-		return fmt.Errorf("claim the migration in %s: %w", r.target, err)
+		return nil, fmt.Errorf("claim the migration in %s: %w", e, err)
 	}
 	if !c.won {
 		left := time.Duration(parseInt(c.left)) * time.Millisecond
-		return &replica.Stop{
+		return nil, &replica.Stop{
 			Kind:   replica.Fenced,
 			Reason: fmt.Sprintf("migration %q is owned by %s, which is alive: its lease runs out in %v by the target's clock", name, c.who, left.Round(100*time.Millisecond)),
 			Hint:   "stop that process first; if it is dead, wait until its lease has run out, or give --takeover",
 		}
 	}
-	r.owner = newOwner(name, "a reset", place)
-	r.owner.epoch, r.owner.lease = c.epoch, c.lease
-	r.owner.hold(r.target, nil)
-	if !r.Before.Alive() || r.Before.Owner.Place == place {
-		return nil
+	o := newOwner(name, what, place)
+	o.epoch, o.lease = c.epoch, c.lease
+	o.hold(e, nil)
+	if !before.Alive() || before.Owner.Place == place {
+		return o, nil
 	}
 	// It looks once a second who the owner is. If it found its keys gone first, it would begin anew where it may.
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		o.release()
+		return nil, ctx.Err()
 	case <-time.After(2 * renewEvery):
-		return nil
+		return o, nil
 	}
 }
 

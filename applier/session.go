@@ -17,6 +17,9 @@ type session struct {
 	doubt bool // what an earlier connection carried may still arrive
 	// held is the history of the target that took what was written before, when that has to be there still.
 	held string
+	// still is asked before each try, when nothing of an earlier one can take effect any more; an error ends run.
+	// nil for a transaction that nothing outside of the target speaks against.
+	still func(ctx context.Context) error
 }
 
 func (s *session) close() {
@@ -32,6 +35,9 @@ func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, err
 	pause := newPause()
 	for waited := false; ; waited = true {
 		v, err := s.try(ctx, fill)
+		if no := (*refusedTry)(nil); errors.As(err, &no) {
+			return verdict{}, no.err
+		}
 		if err == nil {
 			if waited {
 				s.a.Status.Go(replica.OnTarget)
@@ -56,6 +62,11 @@ func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, err
 		}
 		s.conn, s.doubt = conn, false
 	}
+	if s.still != nil {
+		if err := s.still(ctx); err != nil {
+			return verdict{}, &refusedTry{err}
+		}
+	}
 	p := &pipeline{b: s.conn.B()}
 	p.begin(checkpoint.FenceKey(s.a.Name), fenceGuard, s.conn.fence)
 	fill(p)
@@ -75,3 +86,10 @@ func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, err
 	}
 	return verdict{}, v.err
 }
+
+// refusedTry is what still says against a transaction.
+type refusedTry struct{ err error }
+
+func (e *refusedTry) Error() string { return e.err.Error() }
+
+func (e *refusedTry) Unwrap() error { return e.err }

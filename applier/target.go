@@ -125,7 +125,7 @@ func (t *target) since(major, minor int) bool {
 	return replica.VersionAtLeast(t.version, major, minor)
 }
 
-func (t *target) readConfig(ctx context.Context, c rueidis.Client) {
+func (t *target) readConfig(ctx context.Context, c rueidis.CoreClient) {
 	get := func(name string) string { // CONFIG is often not permitted; the defaults serve
 		m, err := c.Do(ctx, c.B().ConfigGet().Parameter(name).Build()).AsStrMap()
 		if err != nil {
@@ -268,6 +268,7 @@ type conn struct {
 	release func()
 	fence   string // the fence key's value when it was opened
 	history string // of the target then
+	info    map[string]string
 
 	roundTrip time.Duration // that its opening took
 }
@@ -349,6 +350,6 @@ func (a *Applier) admitted(c *conn, results []rueidis.RedisResult) error {
 		return errLost
 	}
 	c.fence = pair[1]
-	c.history = history(info)
+	c.history, c.info = history(info), info
 	return nil
 }

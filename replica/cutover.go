@@ -26,6 +26,9 @@ type Cutover struct {
 	WritesStopped bool
 	// After is what becomes of the source; "" for SourceRefuses.
 	After SourceAfter
+	// EndClients closes the connections of the source's clients once the target is the one to write to. Clients that wait
+	// there for something, such as a queue that nobody fills any more, notice it by that.
+	EndClients bool
 	// CompareAll compares the ends key by key, while they are in use. It is called where replies to some writes were lost, and nothing else speaks against the target: what it finds equal needs
 	// no reply. nil leaves that to Force.
 	CompareAll func(ctx context.Context) error
@@ -54,6 +57,8 @@ type CutoverReport struct {
 	Source  string    // what has become of it, in words
 	Resumed bool      // an earlier process had begun it
 	Hook    error     // of CutoverConfig.Completed; the cutover is done all the same
+	Clients int64     // that are still connected to the source; -1 when it does not say
+	Ended   int64     // clients of the source whose connections were closed
 }
 
 // WritesStopped is for how long nobody could write: from the source's last acknowledged write until the target was ready for the next one. 0 when it is not known.
@@ -70,39 +75,11 @@ type Closer interface {
 	// Any goroutine may ask.
 	Doubts() (why []string, unchecked bool)
 	ReplyRecord
+	RefusalRecord
 	// Complete makes the target one that no process writes to any more, and takes from it what was only there for the migration, but for the mark that it is completed. It is called
-	// behind Settle, when Commit has ended. An error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
-	Complete(ctx context.Context) error
-}
-
-// Orders are how a cutover is asked for while a run goes on. Its zero value is not ready for use: see NewOrders.
-type Orders struct{ queue chan *order }
-
-// NewOrders makes the Orders of one run.
-func NewOrders() *Orders { return &Orders{queue: make(chan *order)} }
-
-// order is one cutover on its way to the run that carries it out.
-type order struct {
-	Cutover
-	ctx    context.Context // of who asks, and may take it back
-	answer chan answer     // has room for one
-}
-
-type answer struct {
-	report CutoverReport
-	err    error
-}
-
-// Cutover asks for a cutover, and waits for its end. Until the source is made to refuse writes, ctx can take it back. After an error the run goes on as if nothing had been asked for.
-func (o *Orders) Cutover(ctx context.Context, c Cutover) (CutoverReport, error) {
-	it := &order{c, ctx, make(chan answer, 1)}
-	select {
-	case o.queue <- it:
-	case <-ctx.Done():
-		return CutoverReport{}, fmt.Errorf("the run has not come to a cutover: it has to follow the source's stream first: %w", context.Cause(ctx))
-	}
-	a := <-it.answer // it comes soon when ctx ends
-	return a.report, a.err
+	// behind Settle, when Commit has ended. It asks still before each try, when no earlier try can take effect any more,
+	// and returns its error. Any other error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
+	Complete(ctx context.Context, still func(ctx context.Context) error) error
 }
 
 // CutoverConfig is what a run that can be cut over needs.
@@ -136,6 +113,8 @@ var ErrCutoverBegun = errors.New("the source refuses writes, and the cutover is 
 // closing is a cutover under way, from the pause to the end of the run.
 type closing struct {
 	order   *order // nil for none that anybody waits for
+	undo    *undo  // somebody wants it undone; nil for nobody
+	no      error  // what has kept the tombstone from being written
 	config  Cutover
 	writes  *sourceWrites
 	stopped time.Time
@@ -144,6 +123,9 @@ type closing struct {
 
 // refuses tells whether the source is made to refuse writes: behind that there is no way back.
 func (c *closing) refuses() bool { return c.config.After == SourceRefuses && c.writes.primary }
+
+// notes are where a cutover of this run notes what it does to the source.
+func (r *run) notes() notes { return notes{path: r.Cutover.File, record: r.Cutover.Closer} }
 
 // nextOrder waits for a cutover to be asked for: by an operator, by the configuration, or by the note of a process that has died in one.
 func (r *run) nextOrder(ctx context.Context) (*closing, error) {
@@ -158,65 +140,115 @@ func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 		}
 		if !said {
 			said = true
-			r.Log.Warn().Err(err).Msg("a cutover was begun and did not come to its end, and the source cannot be asked whether it still refuses writes")
+			r.Log.Warn().Err(err).Msg("redferry cannot ask the source whether a cutover has made it refuse writes; it asks again each second")
 		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case u := <-r.Cutover.Orders.undos:
+			u.answer <- undone{err: err}
 		case <-time.After(time.Second):
 		}
 	}
-	var unasked <-chan time.Time
-	if begun != nil || r.Cutover.Auto != nil {
-		unasked = time.After(time.Until(r.autoAfter))
-	}
-	select {
-	case o := <-r.Cutover.Orders.queue:
-		c := &closing{order: o, config: o.Cutover, resumed: begun != nil}
-		if c.resumed { // whatever is wanted now: the note says how the source was, and stays
-			c.config.After = SourceRefuses
+	for {
+		var unasked <-chan time.Time
+		if begun != nil || r.Cutover.Auto != nil {
+			unasked = time.After(time.Until(r.autoAfter))
 		}
-		return c, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-unasked:
+		select {
+		case o := <-r.Cutover.Orders.cutovers:
+			c := &closing{order: o, config: o.Cutover, resumed: begun != nil}
+			if c.resumed { // whatever is wanted now: the note says how the source was, and stays
+				c.config.After = SourceRefuses
+			}
+			return c, nil
+		case u := <-r.Cutover.Orders.undos:
+			u.answer <- r.openAgain(ctx, true)
+			begun = nil
+			r.autoAfter = time.Now().Add(r.autoPause.NextBackOff())
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-unasked:
+			if begun == nil {
+				return &closing{config: *r.Cutover.Auto}, nil
+			}
+			// What spoke against it was asked then; the last replies may have been lost with that process.
+			return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force}, resumed: true}, nil
+		}
 	}
-	if begun != nil { // what spoke against it was asked then; the last replies may have been lost with that process
-		return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force}, resumed: true}, nil
-	}
-	return &closing{config: *r.Cutover.Auto}, nil
 }
 
 // begun is the note of a cutover that has not come to its end while the source refuses writes because of it; nil for none. Where the source has been opened by hand since the note is dropped: nothing may
 // happen by surprise.
 func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
-	note, err := readCutoverNote(r.Cutover.File)
-	if err != nil || note == nil || note.Done || !note.Refuses {
+	note, err := r.notes().read()
+	if err != nil || note != nil && note.Done {
 		return nil, err
 	}
-	w, err := dialWrites(ctx, r.Source, r.Cutover.File)
+	ours := note != nil && note.Refuses
+	if !ours && r.lookedAtRefusal {
+		return nil, nil
+	}
+	w, err := dialWrites(ctx, r.Source, r.notes())
 	if err != nil {
 		return nil, err
 	}
 	defer w.close()
+	refuses, err := w.refuses(ctx)
+	if !ours {
+		r.lookedAtRefusal = true
+		if err == nil && refuses { // that it may not be asked is no matter yet
+			r.Status.SourceRefuses.Store(true)
+			stop := w.foreign()
+			r.Log.Warn().Str("hint", stop.Hint).Msg(stop.Reason)
+		}
+		return nil, nil
+	}
 	if !note.of(w) {
 		r.Log.Error().Str("addr", note.Addr).Time("since", note.Since).Str("hint", note.byHand()).
-			Msg("a cutover has made that server refuse writes, and the source is another one now: it is not finished; the hint is what opens that one again")
-		return nil, note.setAside(r.Cutover.File)
+			Msg("a cutover has made that server refuse writes, and the source is another one now: the cutover is not finished; the hint opens that server again")
+		return nil, errors.Join(note.setAside(r.Cutover.File), r.notes().forget(ctx))
 	}
-	refuses, err := w.refuses(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if !w.primary { // it refuses nothing that its primary takes
+		r.Log.Error().Str("source", w.server.String()).Time("since", note.Since).
+			Msg("a cutover has made the source refuse writes, and it was made a replica since: the cutover is not finished, and the source gets its settings back")
+		return nil, errors.Join(w.reopen(), r.notes().forget(ctx))
+	}
 	if !refuses {
-		if err := w.reopen(); err != nil { // what is left of it
+		if err := errors.Join(w.reopen(), r.notes().forget(ctx)); err != nil { // what is left of it
 			return nil, err
 		}
 		r.Log.Warn().Time("since", note.Since).Msg("a cutover was begun and did not come to its end, and the source takes writes again: nothing is finished")
 		return nil, nil
 	}
-	r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: it is finished now; cutover --undo would have let the source go on")
+	r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: redferry finishes it now; `redferry cutover --undo` opens the source instead")
 	return note, nil
+}
+
+// openAgain lets the source take writes again, if a cutover has made it refuse them. committing tells that Commit runs, which
+// the record is changed by; else the next attempt finds a record that speaks of a source which is open, and mends it.
+func (r *run) openAgain(ctx context.Context, committing bool) undone {
+	note, err := r.notes().read()
+	if err != nil || note == nil || !note.Refuses {
+		return undone{err: err}
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), limitsTimeout)
+	defer cancel()
+	w, err := dialWrites(last, r.Source, r.notes())
+	if err != nil {
+		return undone{true, err}
+	}
+	defer w.close()
+	if err = w.undo(note); err == nil && committing {
+		err = r.notes().forget(ctx)
+	}
+	if err == nil {
+		r.Log.Warn().Msg("the cutover was undone: the source takes writes again, and replication goes on")
+	}
+	return undone{true, err}
 }
 
 // cutOvers waits for a cutover and carries it out up to the point of no return: its error is errCutOver then. When that fails it is errNotCut, and applying begins anew, with expiries
@@ -232,14 +264,26 @@ func (r *run) cutOvers(ctx context.Context) error {
 	if c.config.After == "" {
 		c.config.After = SourceRefuses
 	}
-	if err = r.cutOver(ctx, c); err == nil {
+	if err = r.cutOver(ctx, c); err == nil && c.undo == nil {
 		r.closing = c
 		return errCutOver
 	}
 	text := "no cutover; replication goes on as before"
+	if c.undo != nil {
+		did := r.openAgain(ctx, ctx.Err() == nil)
+		did.had = true
+		c.undo.answer <- did
+		if err = errUndone; did.err != nil {
+			err = did.err
+		}
+	}
 	if begun, _ := CutoverBegun(r.Cutover.File); begun { // by an earlier process; or the source could not be opened again
 		err = fmt.Errorf("%w: %w", ErrCutoverBegun, err)
-		text = "the cutover that was begun cannot be finished yet, and the source goes on refusing writes; cutover --undo opens it"
+		text = "the cutover that was begun cannot be finished yet, and the source goes on refusing writes; `redferry cutover --undo` opens it"
+	} else if ctx.Err() == nil {
+		if noted := r.notes().forget(ctx); noted != nil {
+			r.Log.Debug().Err(noted).Msg("cannot note in the target that the source is open; the next attempt does")
+		}
 	}
 	c.end(CutoverReport{}, err)
 	if ctx.Err() != nil {
@@ -266,19 +310,31 @@ func (c *closing) end(report CutoverReport, err error) {
 	}
 }
 
-// cutOver goes from in sync to the point of no return, or back.
+// cutOver goes from in sync to the point of no return, or back. Who has asked for it can take it back meanwhile, and anybody
+// can undo it.
 func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
+	ctx, stop := context.WithCancelCause(ctx)
 	if c.order != nil {
-		var stop context.CancelCauseFunc
-		ctx, stop = context.WithCancelCause(ctx)
-		defer stop(nil)
 		asked := c.order.ctx // end forgets the order, perhaps while the function runs
 		defer context.AfterFunc(asked, func() { stop(fmt.Errorf("it was taken back: %w", context.Cause(asked))) })()
 	}
+	listening := make(chan struct{})
+	go func() {
+		defer close(listening)
+		select {
+		case c.undo = <-r.Cutover.Orders.undos:
+			stop(errUndone)
+		case <-ctx.Done():
+		}
+	}()
+	defer func() {
+		stop(nil)
+		<-listening
+	}()
 	if r.Gate.Paused() {
 		return &Stop{Kind: Decide, Reason: "the migration is paused", Hint: "redferry resume"}
 	}
-	if c.writes, err = dialWrites(ctx, r.Source, r.Cutover.File); err != nil {
+	if c.writes, err = dialWrites(ctx, r.Source, r.notes()); err != nil {
 		return causeOf(ctx, err)
 	}
 	if !c.resumed { // else nothing is paused
@@ -343,8 +399,11 @@ func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
 	defer cancelAsking()
 	r.Status.Set(CuttingOver, "the source's writes are being stopped")
 	w := c.writes
+	if err := w.look(waiting, r.Source); err != nil { // settling took its time
+		return causeOf(waiting, err)
+	}
 	if !c.config.WritesStopped && !c.resumed {
-		if err := w.notPaused(waiting); err != nil { // settling took its time
+		if err := w.notPaused(waiting); err != nil {
 			return causeOf(waiting, err)
 		}
 		c.stopped = time.Now()
@@ -383,7 +442,13 @@ func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
 	// What the source has taken up to its refusal is all that it will ever acknowledge, however long the pause really was.
 	last, cancelLast := context.WithTimeoutCause(ctx, c.config.Timeout, fmt.Errorf("the target did not get the last writes within %v", c.config.Timeout))
 	defer cancelLast()
-	if err = r.drain(last, w); err == nil {
+	looked := make(chan error, 1)
+	go func() { looked <- w.look(last, r.Source) }()
+	err = r.drain(last, w)
+	if other := <-looked; err == nil {
+		err = other
+	}
+	if err == nil {
 		err = r.noDoubts(c)
 	}
 	if err == nil && ctx.Err() != nil {
@@ -406,91 +471,4 @@ func (r *run) drain(ctx context.Context, w *sourceWrites) error {
 	}
 	r.Status.Set(CuttingOver, fmt.Sprintf("the source's writes are stopped; the target gets the rest, up to offset %d", offset))
 	return Reach(ctx, r.sink, offset)
-}
-
-// complete ends the migration behind the end of its stream, which was for err: in the target, then at the source.
-func (r *run) complete(ctx context.Context, err error) error {
-	c := r.closing
-	r.closing = nil
-	have, _ := r.sink.Checkpointed() // no Commit runs any more
-	at := Position{ReplID: r.Spool.IDAt(have), Offset: have}
-	if errors.Is(err, errCutOver) {
-		if err := markPosition(r.Cutover.File, at); err != nil {
-			r.Log.Warn().Err(err).Msg("cannot note the offset of the cutover")
-		}
-		r.Status.Set(CuttingOver, "the target has all that the source has acknowledged; it is made the one to write to")
-		err = r.tombstone(ctx, c)
-	}
-	if err != nil {
-		err = fmt.Errorf("complete the migration in the target: %w", err)
-		if !c.refuses() {
-			c.writes.unpause()
-			c.end(CutoverReport{}, err)
-			return err
-		}
-		r.Log.Error().Err(err).Msg("the source refuses writes, and the target is not yet the one to write to: this is tried again, now or by the next run; cutover --undo opens the source")
-		c.end(CutoverReport{}, fmt.Errorf("%w: %w", ErrCutoverBegun, err))
-		if ctx.Err() != nil {
-			return &Stop{
-				Kind: Failed, Reason: "stopped in the midst of a cutover: the source refuses writes, and the target is not yet the one to write to", Err: err,
-				Hint: "run the same command again, which finishes it; or redferry cutover --undo --source URL",
-			}
-		}
-		return err
-	}
-	report := CutoverReport{At: at, Stopped: c.stopped, Done: time.Now(), Resumed: c.resumed}
-	r.finish(ctx, c, report)
-	return errStopAt
-}
-
-// tombstone completes the migration in the target; where only a pause keeps writes from the source, not beyond its end.
-func (r *run) tombstone(ctx context.Context, c *closing) error {
-	if !c.refuses() && c.writes.stop != nil {
-		if err := c.writes.stillPaused(); err != nil {
-			return err
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, c.writes.pausedUntil())
-		defer cancel()
-	}
-	return r.Cutover.Closer.Complete(ctx)
-}
-
-// finish is what comes behind the tombstone: the hook, and the clients that wait at the source.
-func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) {
-	report.Source = c.writes.becomes(c.config.After)
-	if r.Cutover.Completed != nil {
-		if report.Hook = r.Cutover.Completed(ctx, report); report.Hook != nil {
-			r.Log.Error().Err(report.Hook).Msg("what was to be run after the cutover has failed: run it by hand; the cutover itself is done")
-		}
-	}
-	if c.config.After != SourcePaused {
-		c.writes.unpause()
-	}
-	if err := markDone(r.Cutover.File); err != nil {
-		r.Log.Warn().Err(err).Msg("cannot note that the cutover is done")
-	}
-	r.Status.Set(Completed, fmt.Sprintf("the target has all up to offset %d; the source %s", report.At.Offset, report.Source))
-	c.end(report, nil)
-}
-
-// finishLate does what a process did not come to that has died behind the tombstone. It is for a run that finds its migration completed.
-func (r *run) finishLate(ctx context.Context) {
-	if r.Cutover == nil {
-		return
-	}
-	note, err := readCutoverNote(r.Cutover.File)
-	if err != nil || note == nil || note.Done {
-		return
-	}
-	w, err := dialWrites(ctx, r.Source, r.Cutover.File)
-	if err != nil {
-		r.Log.Warn().Err(err).Msg("cannot look whether the source refuses writes, as a cutover has left it")
-		return
-	}
-	after := SourceOpen
-	if note.Refuses {
-		after = SourceRefuses
-	}
-	r.finish(ctx, &closing{config: Cutover{After: after}, writes: w, resumed: true}, CutoverReport{At: Position{ReplID: note.ReplID, Offset: note.Offset}, Done: time.Now(), Resumed: true})
 }

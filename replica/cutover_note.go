@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ type cutoverNote struct {
 	Refuses     bool      `json:"refuses"`                         // the source refuses writes because of us
 	MinReplicas string    `json:"min_replicas_to_write,omitempty"` // what they were
 	MaxLag      string    `json:"min_replicas_max_lag,omitempty"`
+	Paused      bool      `json:"paused,omitempty"` // and its writes are paused until somebody ends that
 	Since       time.Time `json:"since"`
 	Force       bool      `json:"force"` // the operator wanted it whatever speaks against the target
 	Done        bool      `json:"done"`  // the cutover has come to its end
@@ -27,7 +29,11 @@ type cutoverNote struct {
 
 // setAside keeps the note of another server under another name: what it was is still needed there.
 func (n *cutoverNote) setAside(path string) error {
-	if err := os.Rename(path, path+"."+strings.NewReplacer("/", "_", ":", "_").Replace(n.Addr)); err != nil {
+	err := n.write(path + "." + strings.NewReplacer("/", "_", ":", "_").Replace(n.Addr))
+	if err == nil {
+		err = remove(path)
+	}
+	if err != nil {
 		return fmt.Errorf("set the note of another source's cutover aside: %w", err)
 	}
 	return nil
@@ -48,11 +54,14 @@ func (n *cutoverNote) without(now map[string]string) map[string]string {
 	return was
 }
 
-// byHand is the command, or are the two, that put back what was changed.
+// byHand are the commands that put back what was changed.
 func (n *cutoverNote) byHand() string {
 	text := fmt.Sprintf("CONFIG SET %s %s", minReplicas, n.MinReplicas)
 	if n.MaxLag == "0" {
-		text += fmt.Sprintf(", and CONFIG SET %s %s", maxLag, n.MaxLag) // before Redis 7.0 it takes one pair
+		text += fmt.Sprintf(", CONFIG SET %s %s", maxLag, n.MaxLag) // before Redis 7.0 it takes one pair
+	}
+	if n.Paused {
+		text += ", CLIENT UNPAUSE"
 	}
 	return text
 }
@@ -60,6 +69,83 @@ func (n *cutoverNote) byHand() string {
 // of tells whether the note is of this server: the same process, or one that was started again at its address.
 func (n *cutoverNote) of(w *sourceWrites) bool {
 	return n.RunID != "" && n.RunID == w.info["run_id"] || n.Addr == w.server.Addr
+}
+
+// RefusalRecord keeps in the target how the source was before it was made to refuse writes: a process on another machine has
+// no other way to know. Any goroutine may ask; a note is for one at a time.
+type RefusalRecord interface {
+	// Refusal is what was noted last, by whichever process; "" for nothing.
+	Refusal() string
+	// NoteRefusal notes a text, or with "" that there is nothing to put back. It returns when the target has it.
+	NoteRefusal(ctx context.Context, text string) error
+}
+
+// notes are the two places in which a cutover notes what it does to the source: a file here, and the target's record.
+type notes struct {
+	path   string
+	record RefusalRecord // nil where the target is not asked
+}
+
+// read is the note; nil when there is none. What the target says counts; the file may know more of the same cutover, or what
+// the target had not heard of when the process died.
+func (n notes) read() (*cutoverNote, error) {
+	here, err := readCutoverNote(n.path)
+	if err != nil || n.record == nil || n.record.Refusal() == "" {
+		return here, err
+	}
+	there, err := parseCutoverNote(n.record.Refusal())
+	if err != nil {
+		return nil, &Stop{
+			Kind: Decide, Reason: "cannot read the field refusal of the target's checkpoint, which says how the source was before a cutover", Err: err,
+			Hint: "look at the source's " + minReplicas + ", then remove the field",
+		}
+	}
+	if here != nil && here.Addr == there.Addr && here.Since.Equal(there.Since) {
+		return here, nil
+	}
+	return there, nil
+}
+
+// write notes it in both places, durably before it returns.
+func (n notes) write(ctx context.Context, note *cutoverNote) error {
+	if err := note.write(n.path); err != nil || n.record == nil {
+		return err
+	}
+	text, err := json.Marshal(note)
+	if err == nil {
+		err = n.record.NoteRefusal(ctx, string(text))
+	}
+	if err != nil {
+		return fmt.Errorf("note in the target that the source is to refuse writes: %w", err)
+	}
+	return nil
+}
+
+// forget has the target's record say that there is nothing to put back.
+func (n notes) forget(ctx context.Context) error {
+	if n.record == nil || n.record.Refusal() == "" {
+		return nil
+	}
+	if err := n.record.NoteRefusal(ctx, ""); err != nil {
+		return fmt.Errorf("note in the target that the source takes writes: %w", err)
+	}
+	return nil
+}
+
+// remove removes a file, which may not be there.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func parseCutoverNote(text string) (*cutoverNote, error) {
+	note := &cutoverNote{}
+	if err := json.Unmarshal([]byte(text), note); err != nil {
+		return nil, err
+	}
+	return note, nil
 }
 
 // readCutoverNote reads the note; nil when there is none.
@@ -71,8 +157,8 @@ func readCutoverNote(path string) (*cutoverNote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read whether the source refuses writes: %w", err)
 	}
-	note := &cutoverNote{}
-	if err := json.Unmarshal(text, note); err != nil {
+	note, err := parseCutoverNote(string(text))
+	if err != nil {
 		return nil, &Stop{
 			Kind: Decide, Reason: fmt.Sprintf("cannot read %s, which says how the source was before a cutover", path), Err: err,
 			Hint: "look at the source's " + minReplicas + ", then remove the file",

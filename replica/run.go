@@ -102,6 +102,8 @@ type run struct {
 	closing    *closing                   // a cutover behind its point of no return, which ends the stream; nil for none
 	autoAfter  time.Time                  // before which an automatic cutover is not tried again
 	autoPause  backoff.ExponentialBackOff // until it is
+
+	lookedAtRefusal bool // whether the source refuses writes because of a cutover that this migration knows nothing of
 }
 
 // again repeats one side's attempts until ctx ends or one of them says that the run is over. attempt tells whether it got forward.

@@ -27,6 +27,8 @@ type View struct {
 	Applied  AppliedView  `json:"applied"`
 	Spool    SpoolView    `json:"spool"`
 	Memory   MemoryView   `json:"memory"`
+
+	SourceRefuses bool `json:"source_refuses"` // writes, because of a cutover that this migration knows nothing of
 }
 
 // SnapshotView is how far the RDB is, in bytes and keys. It stays as it was at the end.

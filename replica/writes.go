@@ -1,14 +1,18 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/redis/rueidis"
 )
 
 // sourceWrites stops the writes to a source: for a moment, by a pause that has to be renewed, and then for good, by asking for more replicas than there are
@@ -16,7 +20,7 @@ import (
 type sourceWrites struct {
 	src     *source
 	server  Endpoint
-	path    string // of the note
+	notes   notes
 	info    map[string]string
 	primary bool // it takes writes itself, and does not only pass its own primary's on
 
@@ -27,10 +31,12 @@ type sourceWrites struct {
 }
 
 const (
-	pauseSpan  = 4 * time.Second        // how long a pause lasts without being renewed: as long as a source waits for a process that has died
-	pauseRenew = 500 * time.Millisecond // how often it is
-	// manyReplicas is what min-replicas-to-write becomes: more than a source has.
-	manyReplicas = "1000000"
+	pauseSpan  = 4 * time.Second           // how long a pause lasts without being renewed: as long as a source waits for a process that has died
+	pauseRenew = 500 * time.Millisecond    // how often it is
+	forGood    = 10 * 365 * 24 * time.Hour // of a pause that somebody has to end
+	askTime    = time.Second               // for what is only told
+	// RefusingReplicas is what min-replicas-to-write becomes: more than a source has.
+	RefusingReplicas = 1000000
 	// defaultMaxLag is for min-replicas-max-lag where it is 0, with which a source does not count its replicas.
 	defaultMaxLag = "10"
 
@@ -38,13 +44,16 @@ const (
 	maxLag      = "min-replicas-max-lag"
 )
 
+// manyReplicas is RefusingReplicas as the servers say it.
+var manyReplicas = strconv.Itoa(RefusingReplicas)
+
 // dialWrites finds the source's server, connects to it, and asks it what it is.
-func dialWrites(ctx context.Context, source Endpoint, path string) (*sourceWrites, error) {
+func dialWrites(ctx context.Context, source Endpoint, notes notes) (*sourceWrites, error) {
 	src, server, info, err := openSource(ctx, source)
 	if err != nil {
 		return nil, err
 	}
-	return &sourceWrites{src: src, server: server, path: path, info: info, primary: info["role"] == "master"}, nil
+	return &sourceWrites{src: src, server: server, notes: notes, info: info, primary: info["role"] == "master"}, nil
 }
 
 // close lets go of the source. What is paused runs out by itself.
@@ -101,7 +110,7 @@ func (w *sourceWrites) open(ctx context.Context, c *Cutover) error {
 	if c.After == SourceRefuses {
 		return nil
 	}
-	note, err := readCutoverNote(w.path)
+	note, err := w.notes.read()
 	if err != nil || note == nil || !note.Refuses || !note.of(w) {
 		return err
 	}
@@ -123,34 +132,6 @@ func canStopWrites(version string) bool {
 	return slices.Compare(v[:], []int{6, 2, 7}) >= 0
 }
 
-// notPaused is an error when somebody else has paused the source: a pause knows no owner, and to end ours would end his. One that will be over soon is waited for; it may be
-// of a process of ours that has died. Servers tell since Valkey 8.1; of others nothing is known.
-func (w *sourceWrites) notPaused(ctx context.Context) error {
-	for most := time.Now().Add(pauseSpan); ; {
-		info, err := w.src.info(ctx)
-		if err != nil {
-			return err
-		}
-		why := info["paused_reason"]
-		if why == "" || why == "none" {
-			return nil
-		}
-		ms, err := strconv.Atoi(info["paused_timeout_milliseconds"])
-		over := time.Now().Add(time.Duration(ms)*time.Millisecond + time.Millisecond)
-		if err != nil || over.After(most) {
-			return &Stop{
-				Kind: Decide, Reason: fmt.Sprintf("the source %s is paused already, by %s, for another %d ms: a cutover would end that, too", w.server, why, ms),
-				Hint: "wait until that is over, or CLIENT UNPAUSE on the source; or, when it is what stops the writes, --source-writes=stopped",
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Until(over)):
-		}
-	}
-}
-
 // permitted asks for all that a cutover wants of the source, in a way that changes nothing: a right that is missing is not to show when the target has been settled, and clients wait.
 func (w *sourceWrites) permitted(ctx context.Context, c *Cutover) error {
 	if err := w.pauseFor(ctx, time.Millisecond); err != nil {
@@ -160,133 +141,122 @@ func (w *sourceWrites) permitted(ctx context.Context, c *Cutover) error {
 		return nil
 	}
 	now, err := w.config(ctx)
-	if err == nil {
-		err = w.setOne(ctx, minReplicas, now[minReplicas])
+	if err != nil {
+		return w.forbids(err)
+	}
+	if note, err := w.notes.read(); err != nil || refusing(now) && (note == nil || !note.Refuses) {
+		return cmp.Or(err, error(w.foreign()))
+	}
+	err = w.atOnce(ctx, []rueidis.Completed{w.setOne(minReplicas, now[minReplicas])})
+	if err == nil && c.EndClients {
+		err = w.mayEndClients(ctx)
 	}
 	return w.forbids(err)
 }
 
-// pauseFor pauses the source's writes once.
-func (w *sourceWrites) pauseFor(ctx context.Context, span time.Duration) error {
-	err := forbidden(w.src.client.Do(ctx, w.src.client.B().ClientPause().Timeout(span.Milliseconds()).Write().Build()).Error())
-	if errors.Is(err, errForbidden) {
-		return &Stop{
-			Kind: Decide, Reason: fmt.Sprintf("the source %s does not let its writes be paused", w.server), Err: err,
-			Hint: "ACL SETUSER <user> +client|pause +client|unpause on the source; or stop its clients yourself, and say so with --source-writes=stopped",
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("pause the writes of the source %s: %w", w.server, err)
-	}
-	return nil
-}
-
-// pause stops the source's writes until unpause, close, or most is over, and renews that meanwhile: a process that dies leaves a source that goes on after pauseSpan.
-func (w *sourceWrites) pause(ctx context.Context, most time.Duration) error {
-	end := time.Now().Add(most)
-	if err := w.extend(ctx, end); err != nil {
-		return err
-	}
-	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
-	w.stop, w.ended = stop, make(chan struct{})
-	go func() {
-		defer close(w.ended)
-		_ = every(renewing, pauseRenew, func() error {
-			_ = w.extend(renewing, end) // the next one may succeed; until tells
-			return nil
-		})
-	}()
-	return nil
-}
-
-// extend pauses for another pauseSpan, and not beyond end. The server never makes a pause shorter.
-func (w *sourceWrites) extend(ctx context.Context, end time.Time) error {
-	span := min(pauseSpan, time.Until(end))
-	if span <= 0 {
-		return nil
-	}
-	asked := time.Now()
-	if err := w.pauseFor(ctx, span); err != nil {
-		return err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.until = asked.Add(span)
-	return nil
-}
-
-// stillPaused is an error when the source may have taken writes since pause: this process stood still for too long, or the source did not answer.
-func (w *sourceWrites) stillPaused() error {
-	if w.stop == nil {
-		return nil
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if left := time.Until(w.until); left < pauseSpan/4 {
-		return fmt.Errorf("the pause of the source's writes could not be renewed in time: %v are left of it", left)
-	}
-	return nil
-}
-
-// pausedUntil is when the pause ends unless it is renewed.
-func (w *sourceWrites) pausedUntil() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.until
-}
-
-func (w *sourceWrites) endRenewing() {
-	if w.stop != nil {
-		w.stop()
-		<-w.ended
-		w.stop = nil
-	}
-}
-
-// unpause lets the source's clients go on. An error is no matter: the pause ends by itself.
-func (w *sourceWrites) unpause() {
-	if w.stop == nil {
-		return
-	}
-	w.endRenewing()
-	ctx, cancel := context.WithTimeout(context.Background(), limitsTimeout)
-	defer cancel()
-	_ = w.src.client.Do(ctx, w.src.client.B().ClientUnpause().Build()).Error()
-}
-
-// becomes says what the source is left as.
-func (w *sourceWrites) becomes(after SourceAfter) string {
+// becomes says what the source is left as, after asking it.
+func (w *sourceWrites) becomes(ctx context.Context, after SourceAfter) string {
 	switch {
 	case !w.primary:
 		return "is a replica, and goes on following its primary"
-	case after == SourceRefuses:
-		return "refuses writes (" + minReplicas + " is " + manyReplicas + "); cutover --undo re-opens it"
 	case after == SourcePaused:
 		return "has its writes wait for the rest of the pause, and carries them out then"
+	case after == SourceOpen:
+		return "takes writes as before, which the target does not get"
 	}
-	return "takes writes as before, which the target does not get"
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
+	defer cancel()
+	switch refuses, err := w.refuses(ctx); {
+	case err != nil:
+		return "was made to refuse writes and cannot be asked now: " + err.Error()
+	case !refuses:
+		return "TAKES WRITES, which the target does not get: somebody has set " + minReplicas + " since"
+	}
+	return "refuses writes (" + minReplicas + " is " + manyReplicas + "); cutover --undo re-opens it"
 }
 
-// note begins one.
+// clients counts the source's clients beside ourselves, or closes their connections; -1 when the source does not say.
+func (w *sourceWrites) clients(ctx context.Context, end bool) (there, ended int64) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
+	defer cancel()
+	c := w.src.client
+	if end { // SKIPME spares the connection that this is sent on
+		for _, class := range []string{"normal", "pubsub"} {
+			n, err := c.Do(ctx, c.B().Arbitrary("CLIENT", "KILL", "TYPE", class, "SKIPME", "yes").Build()).AsInt64()
+			if err != nil {
+				return -1, ended
+			}
+			ended += n
+		}
+	}
+	list, err := c.Do(ctx, c.B().ClientList().Build()).ToString()
+	if err != nil {
+		return -1, ended
+	}
+	there = -ownConnections
+	for line := range strings.Lines(list) {
+		if isClient(line) {
+			there++
+		}
+	}
+	return max(0, there), ended
+}
+
+// ownConnections is how many connections beside the link a run has to its source: one to ask while it follows the stream, and
+// the cutover's own.
+const ownConnections = 2
+
+// isClient tells a line of CLIENT LIST that is about a client, and not a replica, a primary or a sentinel.
+func isClient(line string) bool {
+	for field := range strings.FieldsSeq(line) {
+		if flags, ok := strings.CutPrefix(field, "flags="); ok && strings.ContainsAny(flags, "SM") {
+			return false
+		}
+		if strings.HasPrefix(field, "name=sentinel-") {
+			return false
+		}
+	}
+	return true
+}
+
+// mayEndClients is an error when the source does not let its clients' connections be closed. It closes none: there is no such client.
+func (w *sourceWrites) mayEndClients(ctx context.Context) error {
+	b := w.src.client.B()
+	err := forbidden(w.src.client.Do(ctx, b.ClientKill().Id(math.MaxInt64).Build()).Error())
+	if !errors.Is(err, errForbidden) {
+		return err
+	}
+	return &Stop{
+		Kind: Decide, Reason: fmt.Sprintf("the source %s does not let the connections of its clients be closed", w.server), Err: err,
+		Hint: "ACL SETUSER <user> +client|kill on the source; or leave --source-clients=kick out, and restart what is still connected",
+	}
+}
+
+// note begins a note.
 func (w *sourceWrites) note() *cutoverNote {
 	return &cutoverNote{Addr: w.server.Addr, RunID: w.info["run_id"], Since: time.Now().UTC()}
 }
 
 // leave notes a cutover that leaves the source's settings as they are. What an earlier one has changed, there or at another server, is still needed.
 func (w *sourceWrites) leave() error {
-	earlier, err := readCutoverNote(w.path)
+	earlier, err := w.notes.read()
 	if err == nil && earlier != nil && earlier.Refuses {
-		err = earlier.setAside(w.path)
+		err = earlier.setAside(w.notes.path)
 	}
 	if err != nil {
 		return err
 	}
-	return w.note().write(w.path)
+	return w.note().write(w.notes.path)
 }
 
 // refuse makes the source refuse writes. When it returns nil no write is acknowledged any more.
+//
+// A refusal alone lets a script answer that all is well which writes by redis.pcall and does not look at the reply. So the
+// source's writes stay paused beside it, until somebody ends that: writes that come now are refused at once, and such scripts,
+// and PUBLISH, wait; what waits already waits until release. Both come into force in one step, for the pause of the cutover
+// ends by itself where this process dies.
 func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
-	note, err := readCutoverNote(w.path)
+	note, err := w.notes.read()
 	if err != nil {
 		return err
 	}
@@ -295,28 +265,47 @@ func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
 		return w.forbids(err)
 	}
 	if note != nil && !note.of(w) {
-		if err := note.setAside(w.path); err != nil {
+		if err := note.setAside(w.notes.path); err != nil {
 			return err
 		}
 		note = nil
 	}
-	if note != nil && note.Refuses && !note.Done && refusing(now) { // an earlier process has come this far
-		return nil
+	if refusing(now) {
+		switch {
+		case note == nil || !note.Refuses:
+			return w.foreign()
+		case !note.Done: // an earlier process has come this far
+			return nil
+		}
 	}
 	was := note.without(now)
 	note = w.note()
 	note.Refuses, note.MinReplicas, note.MaxLag, note.Force = true, was[minReplicas], was[maxLag], force
-	if err := note.write(w.path); err != nil {
+	note.Paused = w.primary && canStopWrites(w.info["redis_version"]) && w.pauseFor(ctx, time.Millisecond) == nil
+	if err := w.notes.write(ctx, note); err != nil {
 		return err
 	}
 	lag := now[maxLag]
 	if lag == "0" {
 		lag = defaultMaxLag
 	}
-	if err := w.set(ctx, now, map[string]string{maxLag: lag, minReplicas: manyReplicas}, maxLag, minReplicas); err != nil { // with a lag of 0 the number means nothing
+	steps := w.set(now, map[string]string{maxLag: lag, minReplicas: manyReplicas}, maxLag, minReplicas) // with a lag of 0 the number means nothing
+	if note.Paused {
+		steps = append(steps, w.pauseForGood())
+	}
+	if err := w.atOnce(ctx, steps); err != nil {
 		return errors.Join(w.forbids(err), w.reopen())
 	}
 	return nil
+}
+
+// foreign is the Stop for a source that refuses writes because of a cutover of which this migration knows nothing.
+func (w *sourceWrites) foreign() *Stop {
+	return &Stop{
+		Kind: Decide, Reason: fmt.Sprintf("the source %s already refuses writes: its %s is %s, as a cutover of another migration leaves it", w.server, minReplicas, manyReplicas),
+		Hint: "if that cutover is to be undone: redferry cutover --undo, with the --name and --target of that migration; " +
+			"if nobody knows of it: CONFIG SET " + minReplicas + " 0 and CLIENT UNPAUSE on the source",
+	}
 }
 
 // refuses tells whether the source refuses writes.
@@ -330,25 +319,35 @@ func refusing(now map[string]string) bool {
 	return now[minReplicas] == manyReplicas && now[maxLag] != "0"
 }
 
-// reopen puts back what refuse has changed and nobody else since, and forgets it. It works though contexts have ended, for five seconds at most.
+// reopen puts back what refuse has changed and nobody else since, asks the source whether it takes writes, and forgets the note
+// here. It works though contexts have ended, for five seconds at most.
 func (w *sourceWrites) reopen() error {
-	note, err := readCutoverNote(w.path)
+	note, err := w.notes.read()
 	if err != nil || note == nil {
 		return err
 	}
 	if !note.Refuses {
-		return os.Remove(w.path)
+		return remove(w.notes.path)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limitsTimeout)
 	defer cancel()
 	now, err := w.config(ctx)
 	if err == nil {
-		err = w.set(ctx, now, note.without(now), minReplicas, maxLag)
+		steps := w.set(now, note.without(now), minReplicas, maxLag)
+		if note.Paused {
+			steps = append(steps, w.src.client.B().ClientUnpause().Build())
+		}
+		err = w.atOnce(ctx, steps)
+	}
+	if err == nil {
+		if now, err = w.config(ctx); err == nil && refusing(now) {
+			err = fmt.Errorf("its %s is %s still", minReplicas, now[minReplicas])
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("let the source take writes again; by hand: %s: %w", note.byHand(), err)
 	}
-	if err := os.Remove(w.path); err != nil {
+	if err := remove(w.notes.path); err != nil {
 		return fmt.Errorf("forget that the source refused writes: %w", err)
 	}
 	return nil
@@ -365,22 +364,39 @@ func (w *sourceWrites) config(ctx context.Context) (_ map[string]string, err err
 	return now, nil
 }
 
-// set makes settings what they are to be, in the order of their names; what they are already is left alone.
-func (w *sourceWrites) set(ctx context.Context, now, to map[string]string, names ...string) error {
+// set are the commands that make settings what they are to be, in the order of their names; what they are already is left alone.
+func (w *sourceWrites) set(now, to map[string]string, names ...string) (steps []rueidis.Completed) {
 	for _, name := range names {
-		if now[name] == to[name] {
-			continue
-		}
-		if err := w.setOne(ctx, name, to[name]); err != nil {
-			return err
+		if now[name] != to[name] {
+			steps = append(steps, w.setOne(name, to[name]))
 		}
 	}
-	return nil
+	return steps
 }
 
-func (w *sourceWrites) setOne(ctx context.Context, name, value string) error {
-	if err := w.src.client.Do(ctx, w.src.client.B().ConfigSet().ParameterValue().ParameterValue(name, value).Build()).Error(); err != nil {
-		return fmt.Errorf("set the source's %s: %w", name, forbidden(err))
+func (w *sourceWrites) setOne(name, value string) rueidis.Completed {
+	return w.src.client.B().ConfigSet().ParameterValue().ParameterValue(name, value).Build()
+}
+
+// atOnce has the source carry out all of these or, if it dies or the connection breaks, none.
+func (w *sourceWrites) atOnce(ctx context.Context, steps []rueidis.Completed) error {
+	if len(steps) == 0 {
+		return nil
+	}
+	b := w.src.client.B()
+	all := append(append([]rueidis.Completed{b.Multi().Build()}, steps...), b.Exec().Build())
+	results := w.src.client.DoMulti(ctx, all...)
+	for _, r := range results[:len(results)-1] { // what was not queued says why EXEC refuses
+		if err := r.Error(); err != nil {
+			return fmt.Errorf("change the source's settings: %w", forbidden(err))
+		}
+	}
+	replies, err := results[len(results)-1].ToArray()
+	for i := 0; err == nil && i < len(replies); i++ {
+		err = replies[i].Error()
+	}
+	if err != nil {
+		return fmt.Errorf("change the source's settings: %w", forbidden(err))
 	}
 	return nil
 }
@@ -394,24 +410,4 @@ func (w *sourceWrites) forbids(err error) error {
 		Kind: Decide, Reason: fmt.Sprintf("the source %s cannot be made to refuse writes", w.server), Err: err,
 		Hint: "ACL SETUSER <user> +config|get +config|set on the source; or --source-after=paused or open, once its clients are stopped",
 	}
-}
-
-// UndoCutover lets a source take writes again that a cutover has made refuse them, as the note in path says. done tells whether there was anything to undo.
-func UndoCutover(ctx context.Context, source Endpoint, path string) (done bool, err error) {
-	note, err := readCutoverNote(path)
-	if err != nil || note == nil || !note.Refuses {
-		return false, err
-	}
-	w, err := dialWrites(ctx, source, path)
-	if err != nil {
-		return false, err
-	}
-	defer w.close()
-	if !note.of(w) {
-		return false, &Stop{
-			Kind: Decide, Reason: fmt.Sprintf("it is %s that refuses writes since %s, and %s is another server", note.Addr, note.Since.Format(time.RFC3339), w.server),
-			Hint: fmt.Sprintf("give that one as --source; or run %s there, and remove %s", note.byHand(), path),
-		}
-	}
-	return true, w.reopen()
 }

@@ -21,6 +21,9 @@ func TestRefuseAndReopen(t *testing.T) {
 				t.Fatal(err)
 			}
 			set := func(settings string) {
+				if server.Build.Name != "redis-6.0" && settings != "" { // what is done by hand ends the pause, too
+					server.Do(t, "CLIENT", "UNPAUSE")
+				}
 				for pair := range strings.SplitSeq(settings, ", ") {
 					if name, value, ok := strings.Cut(pair, " "); ok {
 						server.Do(t, "CONFIG", "SET", "min-replicas-"+name, value)
@@ -48,7 +51,7 @@ func TestRefuseAndReopen(t *testing.T) {
 				for _, again := range []bool{false, true} { // a later process finds that, and has it refuse once more
 					set(test.before)
 					path := filepath.Join(t.TempDir(), "cutover")
-					w, err := dialWrites(t.Context(), source, path)
+					w, err := dialWrites(t.Context(), source, notes{path: path})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -66,7 +69,7 @@ func TestRefuseAndReopen(t *testing.T) {
 							t.Errorf("%s: it takes writes: %v", test.name, err)
 						}
 					}
-					if done, err := UndoCutover(t.Context(), source, path); err != nil || !done {
+					if done, err := UndoCutover(t.Context(), source, path, nil); err != nil || !done {
 						t.Errorf("%s: undo: %v, %v", test.name, done, err)
 					}
 					after := server.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1] + " " + server.DoStrings(t, "CONFIG", "GET", "min-replicas-max-lag")[1]
@@ -87,7 +90,7 @@ func startWrites(t *testing.T) (source Endpoint, w *sourceWrites, path string) {
 		t.Fatal(err)
 	}
 	path = filepath.Join(t.TempDir(), "cutover")
-	if w, err = dialWrites(t.Context(), source, path); err != nil {
+	if w, err = dialWrites(t.Context(), source, notes{path: path}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.close)
@@ -132,7 +135,7 @@ func TestNoCutoverToASourceLeftOpenThatRefuses(t *testing.T) {
 			t.Errorf("it is to refuse: %v", err)
 		}
 	}
-	if done, err := UndoCutover(t.Context(), source, path); err != nil || !done {
+	if done, err := UndoCutover(t.Context(), source, path, nil); err != nil || !done {
 		t.Fatalf("undo: %v, %v", done, err)
 	}
 	if err := w.admit(t.Context(), &Cutover{After: SourceOpen}); err != nil {

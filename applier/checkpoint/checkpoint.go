@@ -74,6 +74,10 @@ type Record struct {
 	Expiry    string // how the target's expiries are written: shift, import, AsIs or Mixed
 	ImportWas string // import: the target's import-mode before, to be put back; empty otherwise
 
+	// Refusal says how the source was before a cutover made it refuse writes, in a text that belongs to
+	// the replica package; empty while the source was left alone. The tombstone keeps it, for undoing.
+	Refusal string
+
 	Time   int64  // of the last write, Unix time in ms by the writer's clock
 	Source string // address of the source, for messages only
 }
@@ -186,6 +190,7 @@ const (
 	FieldLost     = "unchecked"
 	FieldExpiry   = "expiry"
 	FieldImport   = "import_was"
+	FieldRefusal  = "refusal"
 	FieldTime     = "time"
 	FieldSource   = "source"
 
@@ -213,6 +218,7 @@ func (r *Record) Fields() []string {
 		FieldExpiry, r.Expiry,
 		FieldImport, r.ImportWas,
 		FieldDivergence, r.Divergence.String(),
+		FieldRefusal, r.Refusal,
 		FieldTime, itoa(r.Time),
 		FieldSource, r.Source,
 	}
@@ -250,6 +256,7 @@ func Parse(fields map[string]string) (r Record, ok bool, err error) {
 		Unchecked:    fields[FieldLost],
 		Expiry:       fields[FieldExpiry],
 		ImportWas:    fields[FieldImport],
+		Refusal:      fields[FieldRefusal],
 		Time:         p.int(FieldTime),
 		Source:       fields[FieldSource],
 	}

@@ -192,6 +192,12 @@ func minReplicas(f *facts) verdict {
 	switch {
 	case !ok:
 		return v
+	case n == replica.RefusingReplicas:
+		return verdict{
+			Warn, fmt.Sprintf("min-replicas-to-write is %d: a cutover of another migration has made the source refuse writes", n),
+			"nobody can write to the source, and a cutover of this migration would be refused",
+			"redferry cutover --undo with the --name and --target of that migration; or CONFIG SET min-replicas-to-write 0 and CLIENT UNPAUSE on the source",
+		}
 	case n > 0:
 		return verdict{Warn, fmt.Sprintf("min-replicas-to-write is %d", n), why, "CONFIG SET min-replicas-to-write " + strconv.FormatInt(n+1, 10) + " on the source, while redferry is connected"}
 	}

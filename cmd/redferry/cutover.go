@@ -25,8 +25,9 @@ func cutoverFile(dir string) string { return filepath.Join(dir, "cutover") }
 
 // cutoverChoice is how a cutover is to be made: run has it for one that nobody asks for, and cutover for one that is.
 type cutoverChoice struct {
-	SourceWrites string `enum:"pause,stopped" default:"pause" help:"How the source's writes are stopped: by a pause, or, where that does not stop them, by you, before: on a source that is a replica, or older than Redis 6.2.7 (${enum})."`
-	SourceAfter  string `enum:"refuse,paused,open" default:"refuse" help:"What becomes of the source: it refuses writes, it has them wait for the rest of the pause, or it goes on as before (${enum})."`
+	SourceWrites  string `enum:"pause,stopped" default:"pause" help:"How the source's writes are stopped: by a pause, or, where that does not stop them, by you, before: on a source that is a replica, or older than Redis 6.2.7 (${enum})."`
+	SourceClients string `enum:"keep,kick" default:"keep" help:"What becomes of the source's clients behind it: they stay connected, or their connections are closed, so that those that wait there notice (${enum})."`
+	SourceAfter   string `enum:"refuse,paused,open" default:"refuse" help:"What becomes of the source: it refuses writes, it has them wait for the rest of the pause, or it goes on as before (${enum})."`
 }
 
 // autoFlags are a run's, for the cutover.
@@ -40,11 +41,12 @@ type autoFlags struct {
 
 // cutoverOrder is what CUTOVER takes, as JSON.
 type cutoverOrder struct {
-	Timeout      time.Duration `json:"timeout"`
-	Force        bool          `json:"force"`
-	SourceWrites string        `json:"source_writes"`
-	SourceAfter  string        `json:"source_after"`
-	Verify       verify.Mode   `json:"verify"`
+	Timeout       time.Duration `json:"timeout"`
+	Force         bool          `json:"force"`
+	SourceWrites  string        `json:"source_writes"`
+	SourceAfter   string        `json:"source_after"`
+	SourceClients string        `json:"source_clients"`
+	Verify        verify.Mode   `json:"verify"`
 }
 
 // cutoverResult is what CUTOVER answers, as JSON; people script against it.
@@ -54,7 +56,21 @@ type cutoverResult struct {
 	StoppedSeconds float64 `json:"stopped_seconds"` // for how long writes were; 0 when they were stopped before
 	Source         string  `json:"source"`
 	Resumed        bool    `json:"resumed"`
-	HookError      string  `json:"hook_error"` // why --on-cutover has failed; "" where it has not
+	HookError      string  `json:"hook_error"`     // why --on-cutover has failed; "" where it has not
+	Clients        int64   `json:"source_clients"` // that are still connected to the source; -1 when it does not say
+	Ended          int64   `json:"ended_clients"`  // of the source, whose connections --source-clients=kick has closed
+}
+
+// clients says what has become of the source's clients; "" when nobody knows, or there are none.
+func (r *cutoverResult) clients() string {
+	var text []string
+	if r.Ended > 0 {
+		text = append(text, fmt.Sprintf("closed the connections of %s", plural(r.Ended, "client")))
+	}
+	if r.Clients > 0 {
+		text = append(text, fmt.Sprintf("%s still connected there", plural(r.Clients, "client")))
+	}
+	return strings.Join(text, "; ")
 }
 
 // cutovers is a run's side of them.
@@ -81,7 +97,7 @@ type askedCutover struct {
 func (c *cutovers) config(f *autoFlags, closer replica.Closer, dir string) *replica.CutoverConfig {
 	conf := &replica.CutoverConfig{Closer: closer, Orders: c.orders, File: cutoverFile(dir), Completed: c.completed}
 	if f.Auto {
-		auto := c.cutover(cutoverOrder{Timeout: f.CutoverTimeout, SourceWrites: f.SourceWrites, SourceAfter: f.SourceAfter, Verify: f.CutoverVerify})
+		auto := c.cutover(cutoverOrder{Timeout: f.CutoverTimeout, SourceWrites: f.SourceWrites, SourceAfter: f.SourceAfter, SourceClients: f.SourceClients, Verify: f.CutoverVerify})
 		conf.Auto = &auto
 	}
 	return conf
@@ -89,7 +105,7 @@ func (c *cutovers) config(f *autoFlags, closer replica.Closer, dir string) *repl
 
 func (c *cutovers) cutover(o cutoverOrder) replica.Cutover {
 	r := replica.Cutover{
-		Timeout: o.Timeout, Force: o.Force, WritesStopped: o.SourceWrites == "stopped", After: replica.SourceAfter(o.SourceAfter),
+		Timeout: o.Timeout, Force: o.Force, WritesStopped: o.SourceWrites == "stopped", After: replica.SourceAfter(o.SourceAfter), EndClients: o.SourceClients == "kick",
 		CompareAll: func(ctx context.Context) error { return c.compare(ctx, verify.Full) },
 	}
 	if o.Verify != "" && o.Verify != "none" {
@@ -150,14 +166,17 @@ func (c *cutovers) completed(_ context.Context, r replica.CutoverReport) error {
 // command is the admin socket's.
 func (c *cutovers) command() admin.Command {
 	return admin.Command{
-		Name: "CUTOVER", Args: "[CANCEL | order as JSON]", Arity: -1, Run: c.run,
-		Help: "End the migration: stop the source's writes, wait until the target has all, and make it the one to write to. `redferry cutover` gives it. To hang up takes it back, and so does CANCEL, which waits for its end and tells when it came too late.",
+		Name: "CUTOVER", Args: "[CANCEL | UNDO | order as JSON]", Arity: -1, Run: c.run,
+		Help: "End the migration: stop the source's writes, wait until the target has all, and make it the one to write to. `redferry cutover` gives it. To hang up takes it back, and so does CANCEL, which waits for its end and tells when it came too late. UNDO also opens a source that refuses writes already; it answers 1, or 0 where there was nothing to undo.",
 	}
 }
 
 func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	if len(args) == 1 && strings.EqualFold(args[0], "cancel") {
 		return c.takeBack()
+	}
+	if len(args) == 1 && strings.EqualFold(args[0], "undo") {
+		return c.undo(ctx)
 	}
 	o := cutoverOrder{Timeout: replica.DefaultCutoverTimeout, Verify: verify.Count}
 	if len(args) > 0 {
@@ -192,7 +211,7 @@ func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	if err != nil {
 		return nil, told(err)
 	}
-	result := cutoverResult{ReplID: report.At.ReplID, Offset: report.At.Offset, StoppedSeconds: report.WritesStopped().Seconds(), Source: report.Source, Resumed: report.Resumed}
+	result := cutoverResult{ReplID: report.At.ReplID, Offset: report.At.Offset, StoppedSeconds: report.WritesStopped().Seconds(), Source: report.Source, Resumed: report.Resumed, Clients: report.Clients, Ended: report.Ended}
 	if report.Hook != nil {
 		result.HookError = redact(report.Hook.Error())
 	}
@@ -219,6 +238,18 @@ func (c *cutovers) takeBack() (any, error) {
 	return admin.OK, nil
 }
 
+// undo is CUTOVER UNDO.
+func (c *cutovers) undo(ctx context.Context) (any, error) {
+	had, err := c.orders.Undo(ctx)
+	if err != nil {
+		return nil, told(err)
+	}
+	if had {
+		return 1, nil
+	}
+	return 0, nil
+}
+
 func (o *cutoverOrder) check() error {
 	one := func(name, value string, of ...string) error {
 		if value == "" || slices.Contains(of, value) {
@@ -230,7 +261,7 @@ func (o *cutoverOrder) check() error {
 		return errors.New("ERR the timeout is not above 0")
 	}
 	return errors.Join(one("source_writes", o.SourceWrites, "pause", "stopped"), one("source_after", o.SourceAfter, "refuse", "paused", "open"),
-		one("verify", string(o.Verify), "none", "count", "sample", "full"))
+		one("source_clients", o.SourceClients, "keep", "kick"), one("verify", string(o.Verify), "none", "count", "sample", "full"))
 }
 
 // The first words of CUTOVER's errors, by the exit code that they mean.
@@ -255,15 +286,20 @@ func told(err error) error {
 	return errors.New(redact(text))
 }
 
-func heard(err error) error {
+func heard(err error) error { return heardOf(err, "no cutover, and replication goes on: ") }
+
+// heardUndo is heard of the answer to CUTOVER UNDO.
+func heardUndo(err error) error { return heardOf(err, "the cutover is not undone: ") }
+
+func heardOf(err error, what string) error {
 	word, rest, _ := strings.Cut(err.Error(), " ")
 	if word == toldBegun {
-		return &replica.Stop{Kind: replica.Failed, Reason: "the cutover is not complete yet: " + rest, Hint: "redferry status and redferry events show how it goes on; redferry cutover --undo --source URL opens the source"}
+		return &replica.Stop{Kind: replica.Failed, Reason: "the cutover is not complete yet: " + rest, Hint: "redferry status and redferry events show how it goes on; redferry cutover --undo opens the source"}
 	}
 	for code, as := range toldAs {
 		if word == as {
 			reason, hint, _ := strings.Cut(rest, toldHint)
-			return &replica.Stop{Kind: replica.Kind(code), Reason: "no cutover, and replication goes on: " + reason, Hint: hint}
+			return &replica.Stop{Kind: replica.Kind(code), Reason: what + reason, Hint: hint}
 		}
 	}
 	return err
@@ -272,13 +308,16 @@ func heard(err error) error {
 type cutoverCmd struct {
 	homeFlags
 	Timeout time.Duration `default:"30s" help:"For how long the source's writes may be stopped before it is given up: then the source goes on, and so does replication. Settling, which comes before, takes the time that it takes."`
-	Force   bool          `help:"Cut over although something speaks against the target's being equal."`
+	Force   bool          `help:"Cut over although something speaks against the target's being equal. With --undo: open the source without asking the run or the target, which may become the one to write to all the same."`
 	Verify  verify.Mode   `enum:"none,count,sample,full" default:"count" help:"What to compare while the source's writes are stopped; sample and full take their time (${enum})."`
-	Undo    bool          `help:"Let a source take writes again that a cutover has made refuse them. Wants --source."`
+	Undo    bool          `help:"Let a source take writes again that a cutover has made refuse them. Where no run is at it: wants --source and, unless the cutover has come to its end here, --target."`
 	JSON    bool          `name:"json" help:"Print the report as one JSON object."`
 	cutoverChoice
 	Source    string   `placeholder:"URL" help:"With --undo: the source, as for run."`
 	SourceTLS tlsFlags `embed:"" prefix:"source-tls-" group:"TLS to the source:"`
+	Target    string   `placeholder:"URL" help:"With --undo: the target, as for run."`
+	targetTLS
+	Takeover bool `help:"With --undo: take the migration from a process on another machine that is alive; it stops writing and ends."`
 }
 
 // Run cuts a run over, or undoes it.
@@ -289,7 +328,7 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	if err := within("cutover", limit{"--timeout", c.Timeout > 0, "more than 0"}); err != nil {
 		return err
 	}
-	order, err := json.Marshal(cutoverOrder{c.Timeout, c.Force, c.SourceWrites, c.SourceAfter, c.Verify})
+	order, err := json.Marshal(cutoverOrder{c.Timeout, c.Force, c.SourceWrites, c.SourceAfter, c.SourceClients, c.Verify})
 	if err != nil {
 		return err
 	}
@@ -334,6 +373,9 @@ func (c *cutoverCmd) Run(ctx context.Context, s *streams) error {
 	}
 	p.row("offset", "%d of %s: all that the source has acknowledged", r.Offset, r.ReplID)
 	p.row("source", "%s", r.Source)
+	if text := r.clients(); text != "" {
+		p.row("", "%s", text)
+	}
 	if r.HookError != "" {
 		p.row("to do", "run by hand what was to be run now; %s", r.HookError)
 	}
@@ -375,7 +417,7 @@ func notBegun(dir string) error {
 	}
 	return &replica.Stop{
 		Kind: replica.Decide, Reason: "the source refuses writes because of a cutover of this migration that has not come to its end",
-		Hint: "redferry cutover --undo --source URL opens it; or redferry run finishes the cutover",
+		Hint: "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source",
 	}
 }
 
@@ -406,31 +448,4 @@ func (c *cutoverCmd) watch(ctx context.Context, s *streams) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-}
-
-func (c *cutoverCmd) undo(ctx context.Context, s *streams) error {
-	if c.Source == "" {
-		return &replica.Stop{Kind: replica.Config, Reason: "--undo wants --source", Hint: "redferry cutover --undo --source URL"}
-	}
-	source, err := endpoint("source", c.Source, c.SourceTLS)
-	if err != nil {
-		return err
-	}
-	if err := c.check(); err != nil {
-		return err
-	}
-	dir, err := c.folder()
-	if err != nil {
-		return err
-	}
-	done, err := replica.UndoCutover(ctx, source, cutoverFile(dir))
-	if err != nil {
-		return err
-	}
-	text := fmt.Sprintf("%s refuses no writes because of migration %q\n", source, c.Name)
-	if done {
-		text = fmt.Sprintf("%s takes writes again; what is written there from now on does not come into the target of a migration that is completed\n", source)
-	}
-	_, err = fmt.Fprint(s.out, text)
-	return err
 }

@@ -1,0 +1,101 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// look is an error when the source is not what it was when this cutover began: a replica by now, restarted, or another server
+// because its name, its Sentinel or its address leads elsewhere. It asks over a new connection, as a client would find it.
+func (w *sourceWrites) look(ctx context.Context, source Endpoint) error {
+	src, server, info, err := openSource(ctx, source)
+	if err != nil {
+		return fmt.Errorf("look at the source again: %w", err)
+	}
+	defer src.close()
+	return w.same(server, info)
+}
+
+// same compares what a server says of itself with what the source said.
+func (w *sourceWrites) same(server Endpoint, info map[string]string) error {
+	why := ""
+	switch {
+	case info["run_id"] != w.info["run_id"] && server.Addr != w.server.Addr:
+		why = fmt.Sprintf("the source was %s when the cutover began and is %s now: it has failed over", w.server, server)
+	case info["run_id"] != w.info["run_id"]:
+		why = fmt.Sprintf("the source %s is another server process than when the cutover began: it was restarted or replaced", server)
+	case w.primary && info["role"] != rolePrimary:
+		why = fmt.Sprintf("the source %s was made a replica of %s:%s since the cutover began", server, info["master_host"], info["master_port"])
+	case !w.primary && info["role"] == rolePrimary:
+		why = fmt.Sprintf("the source %s was a replica when the cutover began and is a primary now", server)
+	default:
+		return nil
+	}
+	return &Stop{
+		Kind: Failed, Reason: why,
+		Hint: "run redferry cutover again once redferry status says in_sync; where --source names one host, give the one that is the primary now",
+	}
+}
+
+// stillRefuses is an error when the source is not the server that was made to refuse writes, or does not refuse them any more.
+func (w *sourceWrites) stillRefuses(ctx context.Context) error {
+	note, err := w.notes.read()
+	switch {
+	case err != nil:
+		return err
+	case note == nil || !note.Refuses:
+		return errUndone
+	}
+	info, err := w.src.info(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.same(w.server, info); err != nil {
+		return err
+	}
+	refuses, err := w.refuses(ctx)
+	if err == nil && !refuses {
+		err = errors.New("the source takes writes again: somebody has set its " + minReplicas)
+	}
+	return err
+}
+
+// undo opens the source, as a note says that it was.
+func (w *sourceWrites) undo(note *cutoverNote) error {
+	if !note.of(w) {
+		return &Stop{
+			Kind: Decide, Reason: fmt.Sprintf("it is %s that refuses writes since %s, and %s is another server", note.Addr, note.Since.Format(time.RFC3339), w.server),
+			Hint: fmt.Sprintf("give that one as --source; or run there: %s", note.byHand()),
+		}
+	}
+	return w.reopen()
+}
+
+// UndoCutover lets a source take writes again that a cutover has made refuse them, as the note in path says, or the target's
+// record, which is nil where the target is not asked. Nil means that the source takes writes, which it was asked; had reports
+// whether there was anything to undo. Nobody may be carrying out that cutover meanwhile.
+func UndoCutover(ctx context.Context, source Endpoint, path string, record RefusalRecord) (had bool, err error) {
+	n := notes{path, record}
+	note, err := n.read()
+	if err != nil {
+		return false, err
+	}
+	w, err := dialWrites(ctx, source, n)
+	if err != nil {
+		return false, err
+	}
+	defer w.close()
+	if note == nil || !note.Refuses {
+		refuses, err := w.refuses(ctx)
+		if err == nil && refuses {
+			err = w.foreign()
+		}
+		return false, err
+	}
+	if err := w.undo(note); err != nil {
+		return true, err
+	}
+	return true, n.forget(ctx)
+}
