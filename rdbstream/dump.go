@@ -40,3 +40,66 @@ func seal(dst []byte, begin, version int) []byte {
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(version))
 	return binary.LittleEndian.AppendUint64(dst, CRC64(0, dst[begin:]))
 }
+
+// dump is the payload of a RESTORE command in its parts.
+type dump struct {
+	payload []byte
+	at      int // where the type is: behind a KEY_META block
+	end     int // of the value
+	version int
+	valkey  bool
+}
+
+// parseDump finds the parts. ok is false for what is too short to be a payload.
+func parseDump(payload []byte) (d dump, ok bool, err error) {
+	d = dump{payload: payload, end: len(payload) - dumpFooter}
+	if d.end < 1 {
+		return d, false, nil
+	}
+	d.version = int(binary.LittleEndian.Uint16(payload[d.end:]))
+	d.valkey = d.version >= oldestValkey
+	if payload[0] == opKeyMeta && d.version >= metaDump && !d.valkey {
+		d.at, err = keyMetaSize(payload[:d.end])
+	}
+	return d, err == nil, err
+}
+
+func (d *dump) typ() byte { return d.payload[d.at] }
+
+// stored is the payload's CRC; 0 for none.
+func (d *dump) stored() uint64 { return binary.LittleEndian.Uint64(d.payload[d.end+2:]) }
+
+// rewrite appends the payload with another version and, unless f is nil, other expiries of a hash's fields. A CRC that is wrong stays an error: a new one
+// would hide it.
+func (d *dump) rewrite(dst []byte, version int, f func(ms int64) int64) (out []byte, ok bool, err error) {
+	stored := d.stored()
+	if computed := CRC64(0, d.payload[:d.end+2]); stored != 0 && stored != computed {
+		return dst, false, &CRCError{Stored: stored, Computed: computed}
+	}
+	begin := len(dst)
+	if f == nil {
+		return seal(append(dst, d.payload[:d.end]...), begin, version), true, nil
+	}
+	dst = append(dst, d.payload[:d.at+1]...)
+	if dst, err = appendMapped(dst, d.valkey, d.typ(), d.payload[d.at+1:d.end], f); err != nil {
+		return dst[:begin], false, err
+	}
+	return seal(dst, begin, version), true, nil
+}
+
+// functionsDump is the first version that knows functions.
+const functionsDump = 10
+
+// PortFunctions appends the payload of a FUNCTION RESTORE with the lowest RDB version that knows functions, so that any server takes it that has them. ok is false,
+// and nothing appended, when there is nothing to change, or the bytes are not such a payload: the target says so.
+func PortFunctions(dst, payload []byte) (out []byte, ok bool) {
+	d := dump{payload: payload, end: len(payload) - dumpFooter}
+	if d.end < 0 || d.end > 0 && payload[0] != opFunction2 {
+		return dst, false
+	}
+	if d.version = int(binary.LittleEndian.Uint16(payload[d.end:])); d.version <= functionsDump {
+		return dst, false
+	}
+	out, ok, err := d.rewrite(dst, functionsDump, nil)
+	return out, ok && err == nil
+}

@@ -64,32 +64,38 @@ func AppendDumpMapped(dst []byte, e *Entry, f func(ms int64) int64) ([]byte, err
 // [*CorruptError], a [*CRCError], or an [*UnknownError] where a KEY_META block or a string is of an unknown kind, so that nobody can tell what expires
 // behind it; then nothing is appended.
 func MapDump(dst, payload []byte, f func(ms int64) int64) (out []byte, ok bool, err error) {
-	end := len(payload) - dumpFooter // of the value
-	if f == nil || end < 1 {
+	if f == nil {
 		return dst, false, nil
 	}
-	version := binary.LittleEndian.Uint16(payload[end:])
-	valkey := version >= oldestValkey
-	at := 0 // the type
-	if payload[0] == opKeyMeta && version >= metaDump && !valkey {
-		if at, err = keyMetaSize(payload[:end]); err != nil {
-			return dst, false, err
-		}
+	p, ok, err := parseDump(payload)
+	if !ok || err != nil || !HasFieldExpiries(p.valkey, p.typ()) {
+		return dst, false, err
 	}
-	typ := payload[at]
-	if !HasFieldExpiries(valkey, typ) {
+	return p.rewrite(dst, p.version, f)
+}
+
+// PortDump is [MapDump] for another server: the payload gets the lowest RDB version that knows its type, as [AppendDump] gives it, and a CRC where it has none.
+// ok is false, and nothing appended, when there is nothing to change, or the bytes are no payload: the target says so. The error is as MapDump's.
+func PortDump(dst, payload []byte, f func(ms int64) int64) (out []byte, ok bool, err error) {
+	p, ok, err := parseDump(payload)
+	if !ok || err != nil {
+		return dst, false, err
+	}
+	version, err := DumpVersion(p.valkey, p.typ())
+	if err != nil {
+		return dst, false, nil //nolint:nilerr // what is not known here the target may know
+	}
+	if p.at > 0 {
+		version = max(version, metaDump)
+	}
+	maps := f != nil && HasFieldExpiries(p.valkey, p.typ())
+	if version >= p.version && p.stored() != 0 && !maps {
 		return dst, false, nil
 	}
-	stored := binary.LittleEndian.Uint64(payload[end+2:])
-	if computed := CRC64(0, payload[:end+2]); stored != 0 && stored != computed { // the new one would hide it
-		return dst, false, &CRCError{Stored: stored, Computed: computed}
+	if !maps {
+		f = nil
 	}
-	begin := len(dst)
-	dst = append(dst, payload[:at+1]...)
-	if dst, err = appendMapped(dst, valkey, typ, payload[at+1:end], f); err != nil {
-		return dst[:begin], false, err
-	}
-	return seal(dst, begin, int(version)), true, nil
+	return p.rewrite(dst, min(version, p.version), f)
 }
 
 // keyMetaSize is the size of the KEY_META block, its opcode included, that body begins with; at least a byte follows.
