@@ -78,6 +78,8 @@ type Applier struct {
 	taken    int64         // the offset behind the last unit; 0 before the first since Resume
 	noted    chan struct{} // closed when the target's record says that it is being settled; nil when nobody waits
 	rewriter rewriter
+	forms    formMemory
+	scripts  scriptMemory
 
 	writing atomic.Bool // Commit has something to write
 

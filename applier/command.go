@@ -33,10 +33,7 @@ type translated struct {
 	script string // that its first key goes through before it, for it copies or compares the expiries that are there; empty for none
 }
 
-var (
-	reservedPrefix = []byte(checkpoint.Prefix)
-	async          = []byte("ASYNC")
-)
+var reservedPrefix = []byte(checkpoint.Prefix)
 
 // translate makes a command of u fit for the target. drop is true for what is not forwarded. It runs under the queue's lock.
 func (a *Applier) translate(u *replica.Unit, cmd replica.Command) (t translated, drop bool, err error) {
@@ -50,40 +47,9 @@ func (a *Applier) translate(u *replica.Unit, cmd replica.Command) (t translated,
 			return t, true, err
 		}
 	}
-	switch name := t.args[0]; len(name) {
-	case 4:
-		if bytes.EqualFold(name, []byte("MOVE")) || bytes.EqualFold(name, []byte("COPY")) {
-			t.needs[0] = otherDatabase(t.args)
-		}
-	case 6: // the lengths spare most commands the comparisons
-		if bytes.EqualFold(name, []byte("SWAPDB")) {
-			a.swapped = u.End.Offset
-			return t.swap()
-		}
-		if bytes.EqualFold(name, []byte("SCRIPT")) {
-			return t, true, nil // scripts reach a replica by their effects, never by their text
-		}
-	case 7:
-		if bytes.EqualFold(name, []byte("FLUSHDB")) {
-			return t.flush(cmd.DB == 0), false, nil
-		}
-		if bytes.EqualFold(name, []byte("PUBLISH")) || bytes.EqualFold(name, []byte("CLUSTER")) {
-			return t, a.DropPublish || name[0]|0x20 == 'c', nil
-		}
-		if bytes.EqualFold(name, []byte("PFCOUNT")) {
-			return t, true, nil // it only refreshed a cached count
-		}
-	case 8:
-		if bytes.EqualFold(name, []byte("FLUSHALL")) {
-			return t.flush(true), false, nil
-		}
-		if bytes.EqualFold(name, []byte("SPUBLISH")) {
-			return t, a.DropPublish, nil
-		}
-	case 14:
-		if bytes.EqualFold(name, []byte("RESTORE-ASKING")) {
-			t.args = slices.Clone(t.args)
-			t.args[0] = []byte("RESTORE")
+	if f, ok := forms.find(t.args[0]); ok {
+		if t, drop, err = f(a, t, spot{cmd.DB, u.End.Offset}); drop || err != nil {
+			return t, drop, err
 		}
 	}
 	if c, ok := expireCommandOf(t.args); ok {
@@ -103,31 +69,6 @@ func (a *Applier) unrenamed(args [][]byte) [][]byte {
 		}
 	}
 	return args
-}
-
-// flush frees the memory in the background, whatever the source's client wrote: a synchronous one would hold up the target.
-func (t translated) flush(ours bool) translated {
-	t.args = [][]byte{t.args[0], async}
-	if ours {
-		t.effect = flushes
-	}
-	return t
-}
-
-func (t translated) swap() (translated, bool, error) {
-	if len(t.args) != 3 {
-		return t, false, fmt.Errorf("SWAPDB with %d arguments", len(t.args)-1)
-	}
-	one, err1 := strconv.Atoi(string(t.args[1]))
-	two, err2 := strconv.Atoi(string(t.args[2]))
-	if err1 != nil || err2 != nil {
-		return t, false, fmt.Errorf("SWAPDB %q %q", t.args[1], t.args[2])
-	}
-	t.needs = [2]int{one, two}
-	if (one == 0) != (two == 0) {
-		t.effect = swaps
-	}
-	return t, false, nil
 }
 
 // otherDatabase is where MOVE key db, or COPY source destination DB db, writes to; 0, which every target has, when that is nowhere else.

@@ -29,6 +29,7 @@ const (
 	notNil             // anything but nil
 	notEmpty           // an array of something
 	oneEffected        // an array of integers, of which one at least is above 0
+	mayFail            // anything, and errors of a script as well
 )
 
 // expected is what the target, with the source's data, must reply to args: what u's i-th command has become. expires says that the target may expire keys
@@ -61,6 +62,8 @@ func expected(u *replica.Unit, i int, args [][]byte, expires bool) expect {
 		return notEmpty
 	case "HPEXPIREAT", "HPERSIST":
 		return oneEffected
+	case "EVAL", "EVALSHA":
+		return mayFail
 	}
 	return anything
 }

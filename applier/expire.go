@@ -1,7 +1,6 @@
 package applier
 
 import (
-	"math"
 	"strconv"
 	"time"
 
@@ -30,7 +29,7 @@ type expireCommand struct {
 }
 
 // expireCommands are all that may carry an expiry, by their names. What becomes of them has a moment in ms, as the servers themselves send it since 7.0.
-var expireCommands = map[string]expireCommand{
+var expireCommands = newNameTable(map[string]expireCommand{
 	"EXPIRE":     {ex, (*rewriter).expire},
 	"PEXPIRE":    {px, (*rewriter).expire},
 	"EXPIREAT":   {exat, (*rewriter).expire},
@@ -46,33 +45,14 @@ var expireCommands = map[string]expireCommand{
 	"HSETEX":     {write: (*rewriter).hsetex},
 	"MSETEX":     {write: (*rewriter).msetex},
 	"RESTORE":    {write: (*rewriter).restore},
-}
-
-// expireShapes has a bit for each pair of a first letter and a length that a name in expireCommands has. It spares most commands the look-up.
-var expireShapes = func() (shapes [32]uint16) {
-	for name := range expireCommands {
-		shapes[name[0]&31] |= 1 << len(name)
-	}
-	return shapes
-}()
-
-const longestExpire = len("HPEXPIREAT")
+})
 
 // expireCommandOf looks a command up. A SET of less than five arguments has no room for an expiry, and most have less.
 func expireCommandOf(args [][]byte) (c expireCommand, ok bool) {
-	name := args[0]
-	if len(name) > longestExpire || expireShapes[name[0]&31]>>len(name)&1 == 0 || len(name) == len("SET") && len(args) < 5 {
+	if len(args[0]) == len("SET") && len(args) < 5 {
 		return c, false
 	}
-	var upper [longestExpire]byte
-	for i, b := range name {
-		if 'a' <= b && b <= 'z' {
-			b -= 'a' - 'A'
-		}
-		upper[i] = b
-	}
-	c, ok = expireCommands[string(upper[:len(name)])]
-	return c, ok
+	return expireCommands.find(args[0])
 }
 
 // rewriter writes one command after another anew. Its memory, and so what it returns, is good for one command.
@@ -133,18 +113,12 @@ func (r *rewriter) moment(arg []byte, how told, shift int64) (digits []byte, ok 
 	if err != nil {
 		return nil, false
 	}
+	// What is too far away wraps round, as it does in the sources that send it (Redis 6.0): they take it for over, and will say so.
 	if how.seconds() {
-		if ms > math.MaxInt64/1000 || ms < math.MinInt64/1000 {
-			return nil, false
-		}
 		ms *= 1000
 	}
 	if how.span() {
-		now := r.now()
-		if ms > math.MaxInt64-now {
-			return nil, false
-		}
-		ms += now
+		ms += r.now()
 	}
 	ms = max(1, ms) // 0 and what is before it are no moments to SET and RESTORE
 	r.number = strconv.AppendInt(r.number[:0], r.expiries.moment(ms, shift), 10)
@@ -332,10 +306,12 @@ func (r *rewriter) restore(args [][]byte, _ told) [][]byte {
 			r.args = append(r.args, optionAbsTTL)
 		}
 	}
+	var field func(ms int64) int64
 	if r.expiries != (expiries{}) {
-		if payload, ok, err := rdbstream.MapDump(r.payload[:0], args[3], r.expiries.field); ok && err == nil {
-			r.args[3], r.payload = payload, payload
-		}
+		field = r.expiries.field
+	}
+	if payload, ok, err := rdbstream.PortDump(r.payload[:0], args[3], field); ok && err == nil {
+		r.args[3], r.payload = payload, payload
 	}
 	return r.args
 }

@@ -26,6 +26,11 @@ func (a *Applier) fits(ctx context.Context, b *batch, from, to int) error {
 				return err
 			}
 		}
+		if c.expect == mayFail {
+			if err := a.hasScript(ctx, b, i); err != nil {
+				return err
+			}
+		}
 		longest := 0
 		b.arguments(i, func(arg []byte) { longest = max(longest, len(arg)) })
 		if c.unfit != nil {
@@ -75,7 +80,7 @@ func (a *Applier) refuseCommands(b *batch, failed []failure) error {
 
 // rejectFailed keeps commands that failed in a transaction that committed: each of them is a divergence.
 func (a *Applier) rejectFailed(ctx context.Context, b *batch, failed []failure) error {
-	if len(failed) == 0 {
+	if failed = failedThere(b, failed, &a.Log); len(failed) == 0 {
 		return nil
 	}
 	for _, f := range failed {

@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -198,29 +199,38 @@ func (l *loader) run(ctx context.Context, snap replica.Snapshot) error {
 
 // scan turns the RDB into batches.
 func (l *loader) scan(ctx context.Context) error {
-	functions := l.session()
-	defer functions.close()
+	beside := l.session() // for what is not a key
+	defer beside.close()
+	var scripts [][]byte // come at the RDB's end
 	var e rdbstream.Entry
 	for {
 		err := l.r.Next(&e)
 		if err != nil {
-			if isEnd(err) {
-				l.a.Status.SnapshotSize.CompareAndSwap(-1, l.r.Offset())
-				return l.flush(ctx, progress{})
+			if !isEnd(err) {
+				return readError(err)
 			}
-			return readError(err)
+			if err := l.loadScripts(ctx, &beside, scripts); err != nil {
+				return err
+			}
+			l.a.Status.SnapshotSize.CompareAndSwap(-1, l.r.Offset())
+			return l.flush(ctx, progress{})
 		}
 		switch e.Kind {
 		case rdbstream.KindKey:
 			err = l.add(ctx, &e)
 		case rdbstream.KindFunction:
-			err = l.function(ctx, &functions, &e)
+			err = l.function(ctx, &beside, &e)
 		case rdbstream.KindResize:
 			l.a.Status.SnapshotTotal.Add(int64(e.Keys))
 		case rdbstream.KindAux:
-			if string(e.Name) == "repl-stream-db" { // of a source that is itself a replica and will send no SELECT (protocol 0, fact 3)
+			switch string(e.Name) {
+			case "repl-stream-db": // of a source that is itself a replica and will send no SELECT (protocol 0, fact 3)
 				if db, err := strconv.Atoi(string(e.Data)); err == nil && db >= 0 {
 					l.db = db
+				}
+			case "lua": // a script that clients call by its SHA1, of a source before 7.0
+				if scripts = append(scripts, bytes.Clone(e.Data)); len(scripts) == loadKeys {
+					err, scripts = l.loadScripts(ctx, &beside, scripts), nil
 				}
 			}
 		case rdbstream.KindModuleAux:

@@ -32,6 +32,7 @@ type target struct {
 	lru     bool  // … IDLETIME
 
 	noPXAT   bool   // SET cannot take a moment (before 6.2)
+	idmp     bool   // has XIDMPRECORD (Redis 8.6.2)
 	eviction string // its maxmemory-policy, where that evicts anything
 
 	hasImportMode bool   // Valkey 8.1
@@ -108,6 +109,7 @@ func (t *target) read(info map[string]string) {
 	t.cluster = info["cluster_enabled"] == "1"
 	t.version = info["redis_version"] // Valkey gives the Redis version that it is compatible with
 	t.scripts, t.noPXAT = t.since(7, 0), !t.since(6, 2)
+	t.idmp = t.since(8, 6) && info["valkey_version"] == "" && t.version != "8.6.0" && t.version != "8.6.1"
 	if v := info["valkey_version"]; v != "" {
 		t.version = v
 		t.hasImportMode = t.since(8, 1)
@@ -270,7 +272,8 @@ type conn struct {
 	history string // of the target then
 	info    map[string]string
 
-	roundTrip time.Duration // that its opening took
+	roundTrip time.Duration   // that its opening took
+	scripts   map[string]bool // that the target has, by their SHA1, as far as it was asked
 }
 
 func (c *conn) close() {

@@ -1,0 +1,240 @@
+package applier_test
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"slices"
+	"strconv"
+	"testing"
+
+	"redferry/internal/redistest"
+	"redferry/replica"
+)
+
+// sentForm is a way to have a source send a command in a form that a client may not say, or that means something else when a client says it
+// (docs/internals/propagation.md). Its keys begin with its name.
+type sentForm struct {
+	name string
+	on   func(b redistest.Build) bool // which sources know it; nil for all
+	send func(t *testing.T, s *redistest.Server)
+}
+
+// says sends these commands.
+func says(cmds ...[]string) func(*testing.T, *redistest.Server) {
+	return func(t *testing.T, s *redistest.Server) {
+		t.Helper()
+		for _, cmd := range cmds {
+			s.Do(t, cmd...)
+		}
+	}
+}
+
+func c(args ...string) []string { return args }
+
+// many is a command so many times, with a number behind it.
+func many(n int, args ...string) (cmds [][]string) {
+	for i := range n {
+		cmds = append(cmds, append(slices.Clone(args), strconv.Itoa(i)))
+	}
+	return cmds
+}
+
+func has62(b redistest.Build) bool  { return b.Has70() }
+func only60(b redistest.Build) bool { return b.AtLeast("redis", 6, 0) && !b.AtLeast("redis", 6, 2) }
+
+const farMs = "9223372036854775807"
+
+var sentForms = []sentForm{
+	{"xadd maxlen limit", has62, says(many(120, "XADD", "xadd maxlen limit", "MAXLEN", "~", "20", "LIMIT", "30", "*", "n")...)},
+	{"xadd maxlen limit 0", has62, says(many(60, "XADD", "xadd maxlen limit 0", "nomkstream", "LIMIT", "0", "maxlen", "~", "20", "*", "n")...)},
+	{"xadd minid limit", has62, says(many(60, "XADD", "xadd minid limit", "MINID", "~", "99999999999999", "LIMIT", "20", "*", "n")...)},
+	{"xtrim limit", has62, says(append(many(60, "XADD", "xtrim limit", "*", "n"),
+		c("XTRIM", "xtrim limit", "MAXLEN", "~", "5", "LIMIT", "20"), c("XTRIM", "xtrim limit", "minid", "~", "99999999999999", "limit", "10"))...)},
+	{"xadd limit as data", nil, says(c("XADD", "xadd limit as data", "MAXLEN", "~", "5", "*", "LIMIT", "5"), c("XADD", "xadd limit as data", "*", "limit", "limit"))},
+	{"xadd maxlen twice", only60, says(many(30, "XADD", "xadd maxlen twice", "MAXLEN", "2", "MAXLEN", "~", "15", "*", "n")...)},
+	{"pfcount", nil, says(c("PFADD", "pfcount", "a", "b", "c"), c("PFCOUNT", "pfcount"), c("PFADD", "pfcount", "d"), c("PFCOUNT", "pfcount"),
+		c("PFADD", "pfcount 2", "a"), c("PFMERGE", "pfcount 3", "pfcount", "pfcount 2"), c("PFCOUNT", "pfcount 3"), c("PFCOUNT", "pfcount 3"))},
+	{"consumers", nil, says(c("XGROUP", "CREATE", "consumers", "g", "$", "MKSTREAM"), c("XADD", "consumers", "*", "f", "v"), c("XADD", "consumers", "*", "f", "v"),
+		c("XREADGROUP", "GROUP", "g", "c1", "COUNT", "1", "STREAMS", "consumers", ">"), c("XREADGROUP", "GROUP", "g", "c2", "NOACK", "STREAMS", "consumers", ">"))},
+	{"spop", nil, says(c("SADD", "spop", "a", "b", "c", "d", "e"), c("SPOP", "spop"), c("SPOP", "spop", "2"), c("SADD", "spop 2", "a", "b"), c("SPOP", "spop 2", "5"))},
+	{"set get", has62, says(c("SET", "set get", "1"), c("SET", "set get", "2", "GET"), c("SET", "set get", "3", "XX", "GET", "GET"), c("SET", "set get 2", "4", "GET", "EX", "1000"))},
+	{"ttl over", nil, says(c("SET", "ttl over", "v"), c("EXPIRE", "ttl over", "0"), c("SET", "ttl over 2", "v"), c("EXPIRE", "ttl over 2", "-1"),
+		c("SET", "ttl over 3", "v"), c("PEXPIREAT", "ttl over 3", "-5"))},
+	{"ttl overflows", only60, func(t *testing.T, s *redistest.Server) {
+		says(c("SET", "ttl overflows", "v", "PX", farMs), c("SET", "ttl overflows 2", "v", "EX", farMs), c("PSETEX", "ttl overflows 3", farMs, "v"),
+			c("SETEX", "ttl overflows 4", "9223372036854775", "v"), c("SET", "far", "v", "PX", "9223370000000000000"))(t, s)
+		eventually(t, "the source has taken them for over", func() bool {
+			return s.DoInt(t, "EXISTS", "ttl overflows", "ttl overflows 2", "ttl overflows 3", "ttl overflows 4") == 0
+		})
+	}},
+	{"restore", nil, func(t *testing.T, s *redistest.Server) {
+		s.Do(t, "SET", "restore", "v")
+		dump := s.DoString(t, "DUMP", "restore")
+		s.Do(t, "RESTORE", "restore 2", "0", dump)
+		s.Do(t, "RESTORE", "restore", "100000", dump, "REPLACE")
+		s.Do(t, "RESTORE", "restore 3", "5000000000000", dump, "ABSTTL", "IDLETIME", "100")
+		s.Do(t, "RESTORE", "restore 2", "1", dump, "ABSTTL", "REPLACE") // over already
+	}},
+}
+
+// TestSentForms has real sources send each form, to targets that should take it. A native replica shows that the source itself says enough.
+func TestSentForms(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src := redistest.Start(t, b, redistest.Config("stream-node-max-entries 10"))
+			control := redistest.Start(t, b, redistest.ReplicaOf(src))
+			targets := []*following{into(t, src, b)}
+			for _, newest := range []redistest.Build{redistest.Latest(t), newestValkey(t)} {
+				if newest != b {
+					targets = append(targets, into(t, src, newest))
+				}
+			}
+			for _, f := range sentForms {
+				if f.on == nil || f.on(b) {
+					f.send(t, src)
+				}
+			}
+			eventually(t, "the native replica has everything", func() bool {
+				return control.Info(t, "replication")["slave_repl_offset"] == strconv.FormatInt(src.Offset(t), 10)
+			})
+			redistest.AssertEqual(t, src, control, redistest.CompareOptions{})
+			for _, f := range targets {
+				f.through(t)
+				redistest.AssertEqual(t, src, f.dst, redistest.CompareOptions{})
+				if got := f.status.Rejected.Load(); got != 0 {
+					t.Errorf("%s refused %d commands: %q", f.dst.Build.Name, got, f.lines("refused"))
+				}
+				if got := f.status.Divergence.Load(); got != 0 {
+					t.Errorf("%s: divergence %d: %s", f.dst.Build.Name, got, *f.status.DivergenceKinds.Load())
+				}
+			}
+		})
+	}
+}
+
+// into has a new target follow a source that is there, past refused commands.
+func into(t *testing.T, src *redistest.Server, b redistest.Build) *following {
+	t.Helper()
+	f := &following{src: src, dst: redistest.Start(t, b)}
+	f.m = newMigration(t, src.URL(), f.dst.URL())
+	f.m.apply.KeepGoing = true
+	f.running = f.m.start(t)
+	f.until(t, replica.InSync, "")
+	return f
+}
+
+func newestValkey(t *testing.T) (newest redistest.Build) {
+	t.Helper()
+	newest = redistest.Latest(t)
+	for _, b := range redistest.Servers(t) {
+		if b.Server == "valkey" {
+			newest = b
+		}
+	}
+	return newest
+}
+
+// The payload of a RESTORE, or of a FUNCTION RESTORE, comes with the source's RDB version, which an older server, or one of the other family, refuses.
+func TestRestoreIntoOther(t *testing.T) {
+	t.Parallel()
+	fill := [][]string{
+		c("SET", "string", "v"), c("RPUSH", "list", "a", "b"), c("HSET", "hash", "f", "v"), c("ZADD", "zset", "1", "a"),
+		c("SADD", "ints", "1", "2"), c("XADD", "stream", "1-1", "f", "v"),
+	}
+	for _, pair := range []struct {
+		src, dst  string
+		functions bool
+		keys      int // of fill that cross
+	}{{"redis-8.0", "redis-7.0", true, 5}, {"redis-8.0", "valkey-8.1", true, 6}, {"valkey-9", "redis-7.0", true, 5}, {"valkey-9", "redis-8.0", true, 6}, {"redis-7.0", "redis-6.0", false, 1}} {
+		t.Run(pair.src+" to "+pair.dst, func(t *testing.T) {
+			t.Parallel()
+			src := redistest.Start(t, redistest.ServerNamed(t, pair.src))
+			f := into(t, src, redistest.ServerNamed(t, pair.dst))
+			if pair.functions {
+				src.Do(t, "FUNCTION", "LOAD", "#!lua name=lib\nredis.register_function('f', function() return 1 end)")
+				dump := src.DoString(t, "FUNCTION", "DUMP")
+				src.Do(t, "FUNCTION", "FLUSH")
+				src.Do(t, "FUNCTION", "RESTORE", dump, "APPEND")
+			}
+			for _, cmd := range fill[:pair.keys] {
+				other := redistest.Start(t, src.Build)
+				other.Do(t, cmd...)
+				src.Do(t, "RESTORE", cmd[1], "0", other.DoString(t, "DUMP", cmd[1]))
+			}
+			f.equal(t)
+		})
+	}
+}
+
+func sha1Of(script string) string {
+	sum := sha1.Sum([]byte(script))
+	return hex.EncodeToString(sum[:])
+}
+
+// A source before 7.0 sends the scripts that its clients load, and has them in its RDB: after the cutover they are called by their SHA1 only.
+func TestScriptsCross(t *testing.T) {
+	t.Parallel()
+	for _, dst := range redistest.Servers(t) {
+		t.Run(dst.Name, func(t *testing.T) {
+			t.Parallel()
+			src := redistest.Start(t, redistest.ServerNamed(t, "redis-6.0"))
+			const before, called, after, flushed = "return 'before'", "return 'called'", "return 'after'", "return 'flushed'"
+			src.Do(t, "SCRIPT", "LOAD", before)
+			src.Do(t, "EVAL", called, "0")
+			f := into(t, src, dst)
+			src.Do(t, "SCRIPT", "LOAD", after)
+			f.through(t)
+			for script, want := range map[string]string{before: "before", called: "called", after: "after"} {
+				if got := f.dst.DoString(t, "EVALSHA", sha1Of(script), "0"); got != want {
+					t.Errorf("%s: got %q", script, got)
+				}
+			}
+			src.Do(t, "SCRIPT", "FLUSH")
+			src.Do(t, "SCRIPT", "LOAD", flushed)
+			f.through(t)
+			if got := f.dst.DoString(t, "EVALSHA", sha1Of(flushed), "0"); got != "flushed" {
+				t.Errorf("got %q", got)
+			}
+			if err := f.dst.TryDo("EVALSHA", sha1Of(after), "0"); err == nil {
+				t.Error("SCRIPT FLUSH has not flushed")
+			}
+			f.equal(t)
+		})
+	}
+}
+
+// A source before 7.0 that replicates scripts by their text sends also those that fail half-way, and calls known ones by their SHA1.
+func TestVerbatimScripts(t *testing.T) {
+	t.Parallel()
+	for _, dst := range redistest.Servers(t) {
+		t.Run(dst.Name, func(t *testing.T) {
+			t.Parallel()
+			src := redistest.Start(t, redistest.ServerNamed(t, "redis-6.0"), redistest.Config("lua-replicate-commands no"))
+			const count, fails, late = "return redis.call('INCR', KEYS[1])", "redis.call('INCR', KEYS[1]) return redis.call('LPUSH', KEYS[1], 'v')", "return redis.call('INCRBY', KEYS[1], 10)"
+			src.Do(t, "SCRIPT", "LOAD", late)
+			f := into(t, src, dst)
+			src.Do(t, "EVAL", count, "1", "n")
+			src.Do(t, "EVALSHA", sha1Of(count), "1", "n")
+			src.Do(t, "EVALSHA", sha1Of(late), "1", "n")
+			for range 2 {
+				if err := src.TryDo("EVAL", fails, "1", "n"); err == nil {
+					t.Fatal("the script did not fail")
+				}
+				if err := src.TryDo("EVALSHA", sha1Of(fails), "1", "n"); err == nil {
+					t.Fatal("the script did not fail")
+				}
+			}
+			f.equal(t)
+			// A target that has lost its scripts gets them again.
+			f.dst.Do(t, "SCRIPT", "FLUSH")
+			src.Do(t, "EVALSHA", sha1Of(count), "1", "n")
+			src.Do(t, "EVALSHA", sha1Of(late), "1", "n")
+			f.equal(t)
+			if got := f.dst.DoString(t, "GET", "n"); got != "27" {
+				t.Errorf("n: got %s", got)
+			}
+		})
+	}
+}

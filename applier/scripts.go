@@ -1,0 +1,172 @@
+package applier
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"redferry/replica"
+)
+
+// Redis before 7.0 sends the scripts that its clients load, and keeps them in its RDB: a replica has them. With `lua-replicate-commands no` it also sends the calls of
+// scripts, and not what they write: by the text where no replica may know it, and else by its SHA1. A replica that it is sent to in vain would lose what the script writes.
+
+// scriptMemory are the scripts that this process has heard of, by their SHA1: a target that restarts has forgotten them. The queue's lock guards it.
+type scriptMemory struct {
+	texts map[string]string
+	size  int
+}
+
+// maxScripts is how many bytes of scripts are kept. Sources do not have more but by mistake.
+const maxScripts = 64 << 20
+
+func (m *scriptMemory) add(text []byte) {
+	sum := sha1.Sum(text)
+	sha := hex.EncodeToString(sum[:])
+	if _, known := m.texts[sha]; known || m.size+len(text) > maxScripts {
+		return
+	}
+	if m.texts == nil {
+		m.texts = map[string]string{}
+	}
+	m.texts[sha] = string(text)
+	m.size += len(text)
+}
+
+// scriptCacheForm is for SCRIPT LOAD and SCRIPT FLUSH. The second's option came with 6.2.
+func scriptCacheForm(a *Applier, t translated, _ spot) (translated, bool, error) {
+	switch {
+	case len(t.args) == 3 && isOneOf(t.args[1], "LOAD"):
+		a.scripts.add(t.args[2])
+		return t, false, nil
+	case len(t.args) >= 2 && isOneOf(t.args[1], "FLUSH"):
+		a.scripts = scriptMemory{}
+		t.args = t.args[:2]
+		return t, false, nil
+	}
+	return t, true, nil
+}
+
+// scriptForm is for EVAL and EVALSHA, which go as they are.
+func scriptForm(a *Applier, t translated, _ spot) (translated, bool, error) {
+	if len(t.args) > 1 && len(t.args[0]) == len("EVAL") {
+		a.scripts.add(t.args[1])
+	}
+	return t, false, nil
+}
+
+// hasScript makes sure that the target has the script that command i of b, a script's call, names by its SHA1.
+func (a *Applier) hasScript(ctx context.Context, b *batch, i int) error {
+	if !isOneOf(b.argument(i, 0), "EVALSHA") || a.conn == nil {
+		return nil
+	}
+	sha := strings.ToLower(string(b.argument(i, 1)))
+	if a.conn.scripts[sha] {
+		return nil
+	}
+	there, err := a.client.Do(ctx, a.client.B().ScriptExists().Sha1(sha).Build()).AsIntSlice()
+	if err != nil || len(there) != 1 {
+		return fmt.Errorf("ask the target for a script: %w", replica.AuthStop("target", a.Target, errors.Join(err)))
+	}
+	if there[0] == 0 {
+		a.queue.mu.Lock()
+		text, known := a.scripts.texts[sha]
+		a.queue.mu.Unlock()
+		if !known {
+			return &replica.Stop{
+				Kind:   replica.Refused,
+				Reason: fmt.Sprintf("the target has lost the script %s, which the source calls by its SHA1 in the unit that ends at offset %d", sha, b.units[b.unitOf(i)].end.Offset),
+				Hint:   "nothing of that unit, or after it, was applied: load the script into the target with SCRIPT LOAD, and run the same command again",
+			}
+		}
+		if err := a.client.Do(ctx, a.client.B().ScriptLoad().Script(text).Build()).Error(); err != nil {
+			return fmt.Errorf("load the script %s again: %w", sha, err)
+		}
+	}
+	if a.conn.scripts == nil {
+		a.conn.scripts = map[string]bool{}
+	}
+	a.conn.scripts[sha] = true
+	return nil
+}
+
+// notTheScript are parts of a failed script's error that say: it failed because of this target, and not as it did at the source.
+var notTheScript = []string{
+	"NOSCRIPT", "OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "NOPERM ", "ACL failure", "command called from", "not allowed from script", "can't run this command", "can't access",
+}
+
+// failedThere parts the failures that the source has met as well from the others. A source sends a script that has failed half-way, for what it wrote before that.
+func failedThere(b *batch, failed []failure, log *zerolog.Logger) (rest []failure) {
+	for _, f := range failed {
+		if b.cmds[f.ref].expect != mayFail || !scriptFailed(f.err) {
+			rest = append(rest, f)
+			continue
+		}
+		log.Debug().Str("command", b.describe(f.ref)).AnErr("reply", f.err).Msg("a script has failed, as it did at the source")
+	}
+	return rest
+}
+
+func scriptFailed(err error) bool {
+	text := err.Error()
+	for _, part := range notTheScript {
+		if strings.Contains(text, part) {
+			return false
+		}
+	}
+	return true
+}
+
+// loadScripts loads scripts of the snapshot into the target.
+func (l *loader) loadScripts(ctx context.Context, s *session, texts [][]byte) error {
+	if len(texts) == 0 {
+		return nil
+	}
+	l.a.queue.mu.Lock()
+	for _, text := range texts {
+		l.a.scripts.add(text)
+	}
+	l.a.queue.mu.Unlock()
+	v, err := s.run(ctx, func(p *pipeline) {
+		for i, text := range texts {
+			p.queue(0, p.b.ScriptLoad().Script(string(text)).Build(), i)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("load the source's scripts: %w", err)
+	}
+	if v.unguarded {
+		return l.a.diverge(ctx, v)
+	}
+	for _, f := range v.failed {
+		sum := sha1.Sum(texts[f.ref])
+		raw := [][]byte{[]byte("SCRIPT"), []byte("LOAD"), texts[f.ref]}
+		if err := l.refuse(ctx, 0, raw, l.r.Offset(), "script "+hex.EncodeToString(sum[:]), f.err); err != nil {
+			return err
+		}
+	}
+	if !v.committed && len(v.failed) < len(texts) { // the others were not loaded beside them
+		rest := texts[:0:0]
+		for i, text := range texts {
+			if !failedAt(v.failed, i) {
+				rest = append(rest, text)
+			}
+		}
+		return l.loadScripts(ctx, s, rest)
+	}
+	return nil
+}
+
+func failedAt(failed []failure, ref int) bool {
+	for _, f := range failed {
+		if f.ref == ref {
+			return true
+		}
+	}
+	return false
+}
