@@ -70,6 +70,7 @@ func targetRights(c Config) []need {
 		{"hdel", "f"},
 		{"xadd", "*", "f", "v"},
 		{"pfadd", "v"},
+		{"pfcount"},
 		{"setrange", "1", "v"},
 		{"rename", anyKey},
 	} {

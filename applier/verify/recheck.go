@@ -215,13 +215,14 @@ func (r *run) window(ctx context.Context, places []Difference, watch bool) (movi
 		}
 		still = before == after
 	}
-	if !still {
-		return found, nil
-	}
 	for _, d := range found {
+		if !still && d.Kind != Incomparable { // of which no window tells more
+			moving = append(moving, d)
+			continue
+		}
 		if err := r.found(d); err != nil {
 			return nil, err
 		}
 	}
-	return nil, nil
+	return moving, nil
 }

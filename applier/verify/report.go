@@ -20,6 +20,9 @@ const (
 	TTL      Kind = "ttl"      // it, or a field of it, expires at another time
 	Keys     Kind = "count"    // a database has another number of keys
 	Function Kind = "function" // a function library is missing, extra or other
+
+	// Incomparable is not a difference: nobody can tell whether it is one.
+	Incomparable Kind = "incomparable"
 )
 
 // Difference is one thing in which the target differs from the source.
@@ -78,6 +81,11 @@ type Report struct {
 	// Moving are keys that differed whenever they were looked at, but were written to each time meanwhile, so that nobody can tell. The first of them are in FirstMoving.
 	Moving      int64
 	FirstMoving []Difference
+
+	// Incomparable are keys of which nobody can tell whether they are equal: a module's value in other bytes, or a consumer that sources do not replicate. The first of them are
+	// in FirstIncomparable.
+	Incomparable      int64
+	FirstIncomparable []Difference
 
 	Expired int64  // keys that one side alone has, and whose time is over: no difference
 	Shifted int64  // expiries in the target that are shifted, as they are while a migration runs

@@ -48,8 +48,12 @@ func (w *worker) values(ctx context.Context, db int, pairs []pair) (found []Diff
 			if d != nil {
 				found = append(found, *d)
 			}
-		case readWhole(w.source, s, p.key) == nil: // a module's: only its bytes can be compared
-			found = append(found, Difference{DB: db, Key: p.key, Kind: Value, What: "of the type " + s + ", compared by its bytes", Source: "other bytes", Target: "other bytes"})
+		case readWhole(w.source, s, p.key) == nil:
+			d, err := w.module(ctx, db, p.key, s)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, d)
 		default:
 			alike, types = append(alike, p), append(types, s)
 		}
@@ -82,6 +86,24 @@ func (w *worker) values(ctx context.Context, db int, pairs []pair) (found []Diff
 		}
 	}
 	return found, nil
+}
+
+// module is the verdict on a module's value in other bytes: only the module knows what they mean. Of a vector set (Redis 8.0), whose bytes depend on chance, the size tells.
+func (w *worker) module(ctx context.Context, db int, key, kind string) (Difference, error) {
+	d := Difference{DB: db, Key: key, Kind: Incomparable, What: "the bytes of a " + kind + ", whose meaning only its module knows", Source: "other bytes", Target: "other bytes"}
+	if kind != "vectorset" {
+		return d, nil
+	}
+	source, target, err := w.ask(ctx, db, 1, func(c *conn, _ int) rueidis.Completed { return c.dedicated.B().Arbitrary("VCARD").Keys(key).Build() })
+	if err != nil {
+		return d, err
+	}
+	theirs, err1 := source[0].AsInt64()
+	ours, err2 := target[0].AsInt64()
+	if err1 == nil && err2 == nil && theirs != ours {
+		d.Kind, d.What, d.Source, d.Target = Value, "elements", strconv.FormatInt(theirs, 10), strconv.FormatInt(ours, 10)
+	}
+	return d, nil
 }
 
 // ask asks both sides the same n things at the same time.
@@ -230,7 +252,7 @@ func (w *worker) sameValue(db int, p *pair, kind string, source, target *value, 
 	}
 	d := Difference{DB: db, Key: p.key, Kind: Value}
 	switch {
-	case source.text != target.text:
+	case source.text != target.text && !sameHLL(source.text, target.text):
 		d.What, d.Source, d.Target = textDifference(source.text, target.text)
 		return &d
 	case !slices.Equal(source.list, target.list):

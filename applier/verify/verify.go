@@ -267,6 +267,12 @@ func (r *run) full() bool {
 func (r *run) found(d Difference) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if d.Kind == Incomparable {
+		if r.report.Incomparable++; len(r.report.FirstIncomparable) < r.First {
+			r.report.FirstIncomparable = append(r.report.FirstIncomparable, d)
+		}
+		return nil
+	}
 	r.report.Differences[d.Kind]++
 	if len(r.report.First) < r.First {
 		r.report.First = append(r.report.First, d)

@@ -101,6 +101,12 @@ func printVerified(w io.Writer, r *verify.Report) error {
 			p.line("  %s", d)
 		}
 	}
+	if r.Incomparable > 0 {
+		p.row("incomparable", "%s: nobody can tell whether the two sides mean the same", plural(r.Incomparable, "key"))
+		for _, d := range r.FirstIncomparable {
+			p.line("  %s", d)
+		}
+	}
 	p.row("differences", "%s", kindsText(r))
 	for _, d := range r.First {
 		p.line("  %s", d)
@@ -149,6 +155,8 @@ type verifyJSON struct {
 	Ended       bool                  `json:"ended_early"`
 	Unjudged    int64                 `json:"unjudged"`
 	FirstMoving []verify.Difference   `json:"first_unjudged"`
+	Untold      int64                 `json:"incomparable"`
+	FirstUntold []verify.Difference   `json:"first_incomparable"`
 	Expired     int64                 `json:"expired"`
 	Shifted     int64                 `json:"shifted"`
 	Note        string                `json:"note"`
@@ -159,7 +167,7 @@ func verifyResult(r *verify.Report) verifyJSON {
 	list := func(l []verify.Difference) []verify.Difference { return append([]verify.Difference{}, l...) } // [] where there is none
 	return verifyJSON{
 		Source: r.Source, Target: r.Target, Mode: r.Mode, Equal: r.Equal(), Looked: r.Looked, Total: r.Total(), Kinds: r.Differences, First: list(r.First), Ended: r.Ended,
-		Unjudged: r.Moving, FirstMoving: list(r.FirstMoving), Expired: r.Expired, Shifted: r.Shifted, Note: r.Note, Seconds: r.Elapsed.Seconds(),
+		Unjudged: r.Moving, FirstMoving: list(r.FirstMoving), Untold: r.Incomparable, FirstUntold: list(r.FirstIncomparable), Expired: r.Expired, Shifted: r.Shifted, Note: r.Note, Seconds: r.Elapsed.Seconds(),
 	}
 }
 
