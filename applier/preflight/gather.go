@@ -287,13 +287,20 @@ func modules(ctx context.Context, c rueidis.Client) []string {
 	return names
 }
 
-// watched tells whether sentinels are connected: they all listen on one channel.
+// watched tells whether sentinels are connected: they all listen on one channel. Where that may not be asked for, their connections' names tell.
 func watched(ctx context.Context, c rueidis.Client) tristate {
 	reply, err := c.Do(ctx, c.B().PubsubNumsub().Channel("__sentinel__:hello").Build()).ToArray()
-	if err != nil || len(reply) != 2 {
-		return unknown
+	if err == nil && len(reply) == 2 {
+		if n, err := reply[1].AsInt64(); err != nil || n > 0 {
+			return yes
+		}
+		return no
 	}
-	if n, err := reply[1].AsInt64(); err != nil || n > 0 {
+	list, err := c.Do(ctx, c.B().ClientList().Build()).ToString()
+	switch {
+	case err != nil:
+		return unknown
+	case strings.Contains(list, " name=sentinel-"):
 		return yes
 	}
 	return no

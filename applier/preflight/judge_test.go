@@ -99,12 +99,15 @@ func TestJudging(t *testing.T) {
 			f.source.machine = &machine{available: 1 << 30, overcommit: 0}
 			f.source.info["total_system_memory"] = "1"
 		}, nil},
-		"here, too little":      {func(f *facts) { f.source.machine = &machine{available: 1000, overcommit: 1} }, map[string]string{"fork": "warn 1000 B available"}},
-		"here, and heuristic":   {func(f *facts) { f.source.machine = &machine{available: 1000, overcommit: 0} }, map[string]string{"fork": "warn sysctl vm.overcommit_memory=1"}},
-		"here, no overcommit":   {func(f *facts) { f.source.machine = &machine{available: 1 << 40, overcommit: 2} }, map[string]string{"fork": "warn sysctl"}},
-		"here, not told":        {func(f *facts) { f.source.machine = &machine{available: -1, overcommit: -1} }, nil},
-		"sentinels":             {func(f *facts) { f.source.watched = yes }, map[string]string{"source-sentinel": "warn redis+sentinel"}},
-		"sentinels, named":      {func(f *facts) { f.source.watched, f.Source.Hosts = yes, []string{"a", "b"} }, nil},
+		"here, too little":    {func(f *facts) { f.source.machine = &machine{available: 1000, overcommit: 1} }, map[string]string{"fork": "warn 1000 B available"}},
+		"here, and heuristic": {func(f *facts) { f.source.machine = &machine{available: 1000, overcommit: 0} }, map[string]string{"fork": "warn sysctl vm.overcommit_memory=1"}},
+		"here, no overcommit": {func(f *facts) { f.source.machine = &machine{available: 1 << 40, overcommit: 2} }, map[string]string{"fork": "warn sysctl"}},
+		"here, not told":      {func(f *facts) { f.source.machine = &machine{available: -1, overcommit: -1} }, nil},
+		"sentinels":           {func(f *facts) { f.source.watched = yes }, map[string]string{"source-sentinel": "warn redis+sentinel"}},
+		"sentinels, named":    {func(f *facts) { f.source.watched, f.Source.Hosts = yes, []string{"a", "b"} }, nil},
+		"sentinels, both sides": {func(f *facts) {
+			f.source.watched, f.Source.Hosts, f.target.watched, f.Target.Hosts = yes, []string{"a", "b"}, yes, []string{"c", "d"}
+		}, map[string]string{"sentinels": "warn different names"}},
 		"sentinels, not told":   {func(f *facts) { f.source.watched = unknown }, map[string]string{"source-sentinel": "warn +pubsub|numsub"}},
 		"clocks":                {func(f *facts) { f.source.skew = 1001 * time.Millisecond }, map[string]string{"clocks": "warn the source's clock is 1s ahead of the target's"}},
 		"clocks, other way":     {func(f *facts) { f.source.skew, f.target.skew = -time.Minute, time.Minute }, map[string]string{"clocks": "warn the target's clock is 2m0s ahead of the source's"}},

@@ -402,6 +402,17 @@ func TestWrongPair(t *testing.T) {
 		c := between(t, src, dst)
 		expect(t, look(t, c), map[string]string{"source-sentinel": "warn redis+sentinel://"})
 		expect(t, look(t, between(t, dst, src)), map[string]string{"target-sentinel": "warn redis+sentinel://"})
+		src.Do(t, "ACL", "SETUSER", "default", "-pubsub") // their names tell, too
+		expect(t, look(t, c), map[string]string{"source-sentinel": "warn redis+sentinel://"})
+		src.Do(t, "ACL", "SETUSER", "default", "+pubsub")
+		watching := redistest.StartSentinels(t, dst, 1)
+		expect(t, look(t, c), map[string]string{"source-sentinel": "warn redis+sentinel://", "target-sentinel": "warn redis+sentinel://", "sentinels": "warn different names"})
+		for _, s := range watching {
+			s.Kill()
+		}
+		for end := time.Now().Add(time.Minute); dst.DoInt(t, "PUBLISH", "__sentinel__:hello", "x") > 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			continue
+		}
 		var err error
 		if c.Source, err = replica.ParseEndpoint(redistest.SentinelURL("", sentinels...), replica.TLSFiles{}); err != nil {
 			t.Fatal(err)

@@ -28,6 +28,7 @@ func sourceChecks() []check {
 		{"repl-timeout", "timeout of the link", ofSource, replTimeout},
 		{"min-replicas", "writes that need replicas", ofSource, minReplicas},
 		{"source-sentinel", "failover of the source", ofSource, func(f *facts) verdict { return f.source.sentinel("source", len(f.Source.Hosts) > 0) }},
+		{"sentinels", "sentinels of both sides", ofBoth, sentinels},
 	}
 }
 
@@ -218,4 +219,16 @@ func (e *end) sentinel(name string, several bool) verdict {
 		return untold(fmt.Sprintf("the %s does not permit PUBSUB NUMSUB, which shows sentinels", name), why, fmt.Sprintf("ACL SETUSER %s +pubsub|numsub on the %s, for this check", e.rights.user, name))
 	}
 	return good("no sentinel watches the %s", name)
+}
+
+// sentinels warns of those that watch both sides. What they publish is not forwarded; but whatever else tells one of them of the other side, a REPLICAOF or another
+// tool, has it take one primary for the other's replica, where both have one name.
+func sentinels(f *facts) verdict {
+	if f.source.watched != yes || f.target.watched != yes {
+		return good("sentinels do not watch both sides")
+	}
+	return verdict{
+		Warn, "sentinels watch both sides", "if they use one name for both, and ever hear of each other, they make one primary a replica of the other; redferry does not forward what they publish",
+		"use different names (sentinel monitor NAME …), or stop the target's sentinels until the cutover is done",
+	}
 }
