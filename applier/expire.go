@@ -199,7 +199,10 @@ func (r *rewriter) set(args [][]byte, _ told) [][]byte {
 		}
 		return 0
 	})
-	if !ok || r.keeps(how) && !r.noPXAT {
+	if !ok {
+		return r.setAnyway(args)
+	}
+	if r.keeps(how) && !r.noPXAT {
 		return nil
 	}
 	return r.put(args[1], args[2], args[at], how)

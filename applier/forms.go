@@ -211,3 +211,22 @@ func (m *formMemory) reset() {
 		m.args = nil
 	}
 }
+
+// setAnyway is for SET key value option… without an expiry. A condition on the old value, which not all servers know, has been met: the command goes without it.
+func (r *rewriter) setAnyway(args [][]byte) [][]byte {
+	r.args = append(r.args, args[:3]...)
+	for i := 3; i < len(args); i++ {
+		switch {
+		case isOneOf(args[i], "NX", "XX", "GET", "KEEPTTL"):
+			r.args = append(r.args, args[i])
+		case isOneOf(args[i], "IFEQ", "IFNE", "IFDEQ", "IFDNE") && i+1 < len(args):
+			i++
+		default:
+			return nil
+		}
+	}
+	if len(r.args) == len(args) {
+		return nil
+	}
+	return r.args
+}

@@ -58,6 +58,8 @@ var sentForms = []sentForm{
 		c("XREADGROUP", "GROUP", "g", "c1", "COUNT", "1", "STREAMS", "consumers", ">"), c("XREADGROUP", "GROUP", "g", "c2", "NOACK", "STREAMS", "consumers", ">"))},
 	{"spop", nil, says(c("SADD", "spop", "a", "b", "c", "d", "e"), c("SPOP", "spop"), c("SPOP", "spop", "2"), c("SADD", "spop 2", "a", "b"), c("SPOP", "spop 2", "5"))},
 	{"set get", has62, says(c("SET", "set get", "1"), c("SET", "set get", "2", "GET"), c("SET", "set get", "3", "XX", "GET", "GET"), c("SET", "set get 2", "4", "GET", "EX", "1000"))},
+	{"set ifeq", func(b redistest.Build) bool { return b.AtLeast("valkey", 8, 1) }, says(c("SET", "set ifeq", "1"), c("SET", "set ifeq", "2", "IFEQ", "1"), c("SET", "set ifeq", "3", "IFEQ", "2", "GET"),
+		c("SET", "set ifeq 2", "1", "PX", "1000000"), c("SET", "set ifeq 2", "2", "IFEQ", "1", "KEEPTTL"), c("SET", "set ifeq", "4", "IFEQ", "no"))},
 	{"ttl over", nil, says(c("SET", "ttl over", "v"), c("EXPIRE", "ttl over", "0"), c("SET", "ttl over 2", "v"), c("EXPIRE", "ttl over 2", "-1"),
 		c("SET", "ttl over 3", "v"), c("PEXPIREAT", "ttl over 3", "-5"))},
 	{"ttl overflows", only60, func(t *testing.T, s *redistest.Server) {
