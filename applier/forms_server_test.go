@@ -29,6 +29,15 @@ func says(cmds ...[]string) func(*testing.T, *redistest.Server) {
 	}
 }
 
+// tries is says past what a server does not know.
+func tries(cmds ...[]string) func(*testing.T, *redistest.Server) {
+	return func(_ *testing.T, s *redistest.Server) {
+		for _, cmd := range cmds {
+			_ = s.TryDo(cmd...)
+		}
+	}
+}
+
 func c(args ...string) []string { return args }
 
 // many is a command so many times, with a number behind it.
@@ -69,6 +78,28 @@ var sentForms = []sentForm{
 			return s.DoInt(t, "EXISTS", "ttl overflows", "ttl overflows 2", "ttl overflows 3", "ttl overflows 4") == 0
 		})
 	}},
+	{"strings", nil, tries(c("SET", "strings", "1", "EX", "1000"), c("INCRBYFLOAT", "strings", "0.5"), c("APPEND", "strings", "x"), c("SETRANGE", "strings", "2", "y"), c("SETEX", "strings 2", "1000", "v"),
+		c("GETEX", "strings 2", "PX", "2000000"), c("SET", "strings 3", "v"), c("GETDEL", "strings 3"), c("GETSET", "strings", "v"), c("MSETNX", "strings 4", "v", "strings 5", "v"),
+		c("GETEX", "strings 2", "PERSIST"), c("SET", "strings 6", "v", "NX"), c("SET", "strings 6", "w", "XX", "KEEPTTL"), c("BITFIELD", "strings 7", "SET", "u8", "0", "9", "INCRBY", "u8", "0", "1"),
+		c("SETBIT", "strings 7", "100", "1"), c("BITOP", "NOT", "strings 8", "strings 7"), c("COPY", "strings 2", "strings 9"), c("RENAME", "strings 9", "strings 10"),
+		c("SET", "strings 11", "v"), c("DELIFEQ", "strings 11", "v"), c("DELEX", "strings 11", "IFEQ", "v"), c("PFADD", "strings 12", "a"), c("PFDEBUG", "TODENSE", "strings 12"))},
+	{"lists", nil, tries(c("RPUSH", "lists", "a", "b", "c", "d", "e", "f"), c("LMPOP", "2", "lists none", "lists", "LEFT", "COUNT", "2"), c("LMOVE", "lists", "lists 2", "LEFT", "RIGHT"), c("RPOPLPUSH", "lists", "lists 2"),
+		c("BLPOP", "lists", "1"), c("BRPOPLPUSH", "lists 2", "lists 3", "1"), c("LINSERT", "lists 3", "BEFORE", "a", "z"), c("SORT", "lists 3", "ALPHA", "STORE", "lists 4"), c("LPOP", "lists 4", "1"))},
+	{"zsets", nil, tries(c("ZADD", "zsets", "1", "a", "2", "b", "3", "c"), c("ZADD", "zsets", "GT", "CH", "5", "a"), c("ZADD", "zsets", "INCR", "1.5", "b"), c("BZPOPMIN", "zsets", "1"), c("ZMPOP", "1", "zsets", "MAX"),
+		c("ZRANGESTORE", "zsets 2", "zsets", "0", "-1"), c("GEOADD", "zsets 3", "13.361389", "38.115556", "p"), c("GEORADIUS", "zsets 3", "15", "37", "200", "km", "STORE", "zsets 4"),
+		c("GEOSEARCHSTORE", "zsets 5", "zsets 3", "FROMLONLAT", "15", "37", "BYRADIUS", "200", "km", "STOREDIST"), c("ZUNIONSTORE", "zsets 6", "2", "zsets", "zsets 3", "WEIGHTS", "2", "3"))},
+	{"field ttls", redistest.Build.HasFieldTTL, tries(c("HSET", "field ttls", "a", "1", "b", "2", "c", "3", "d", "4", "e", "5", "f", "6"), c("HEXPIRE", "field ttls", "1000", "FIELDS", "2", "a", "b"), c("HPEXPIRE", "field ttls", "1000000", "NX", "FIELDS", "2", "a", "c"),
+		c("HEXPIRE", "field ttls", "0", "FIELDS", "2", "d", "none"), c("HPERSIST", "field ttls", "FIELDS", "1", "b"), c("HINCRBY", "field ttls", "a", "5"), c("HSETEX", "field ttls", "EX", "1000", "FIELDS", "1", "g", "7"),
+		c("HSETEX", "field ttls", "FNX", "KEEPTTL", "FIELDS", "1", "h", "8"), c("HGETEX", "field ttls", "PX", "2000000", "FIELDS", "2", "g", "h"), c("HGETEX", "field ttls", "PERSIST", "FIELDS", "1", "h"), c("HGETDEL", "field ttls", "FIELDS", "1", "e"))},
+	{"hashes", nil, tries(c("HSET", "hashes", "a", "1"), c("HINCRBYFLOAT", "hashes", "a", "0.1"), c("HSETNX", "hashes", "b", "1"), c("HMSET", "hashes", "c", "1"), c("HDEL", "hashes", "c"))},
+	{"streams", nil, tries(c("XADD", "streams", "1-1", "f", "v"), c("XADD", "streams", "1-*", "f", "v"), c("XADD", "streams", "2-1", "f", "v"), c("XGROUP", "CREATE", "streams", "g", "0"),
+		c("XREADGROUP", "GROUP", "g", "c", "STREAMS", "streams", ">"), c("XDEL", "streams", "1-1"), c("XAUTOCLAIM", "streams", "g", "d", "0", "0"), c("XCLAIM", "streams", "g", "e", "0", "2-1"), c("XACK", "streams", "g", "2-1"),
+		c("XSETID", "streams", "9-9"), c("XSETID", "streams", "99-9", "ENTRIESADDED", "50", "MAXDELETEDID", "5-0"), c("XGROUP", "SETID", "streams", "g", "1-0", "ENTRIESREAD", "2"), c("XGROUP", "CREATECONSUMER", "streams", "g", "x"))},
+	{"functions", redistest.Build.Has70, tries(c("FUNCTION", "LOAD", "#!lua name=one\nredis.register_function('f', function(k) return redis.call('SET', k[1], 'v') end)"), c("FCALL", "f", "1", "functions"),
+		c("FUNCTION", "LOAD", "REPLACE", "#!lua name=one\nredis.register_function('f', function(k) return redis.call('INCR', k[1]) end)"), c("FCALL", "f", "1", "functions 2"),
+		c("FUNCTION", "LOAD", "#!lua name=two\nredis.register_function('g', function(k) return 1 end)"), c("FUNCTION", "DELETE", "two"))},
+	{"scripts", nil, tries(c("EVAL", "redis.call('SET', KEYS[1], 'v') redis.call('INCR', KEYS[2]) return redis.call('LPUSH', KEYS[1], 'v')", "2", "scripts", "scripts 2"))},
+	{"sent out", nil, tries(c("PUBLISH", "sent out", "m"), c("SPUBLISH", "sent out", "m"))},
 	{"restore", nil, func(t *testing.T, s *redistest.Server) {
 		s.Do(t, "SET", "restore", "v")
 		dump := s.DoString(t, "DUMP", "restore")
