@@ -2,6 +2,7 @@ package applier_test
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -53,4 +54,23 @@ func TestSentinelsOnBothSides(t *testing.T) {
 		t.Errorf("the target is a %s", role)
 	}
 	f.equal(t)
+}
+
+// What a source tells those who listen to its keys is no command: nothing of it reaches the target.
+func TestNotificationsStay(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			f := follow(t, b)
+			f.src.Do(t, "CONFIG", "SET", "notify-keyspace-events", "KEA")
+			f.src.Do(t, "SET", "k", "v", "PX", "20")
+			eventually(t, "it expires", func() bool { return f.src.DoInt(t, "EXISTS", "k") == 0 })
+			f.src.Do(t, "PUBLISH", "__keyspace@0__:k", "by a client")
+			f.equal(t)
+			if got := f.dst.Info(t, "commandstats")["cmdstat_publish"]; !strings.HasPrefix(got, "calls=1,") {
+				t.Errorf("the target has heard of PUBLISH: %q, want it once", got)
+			}
+		})
+	}
 }
