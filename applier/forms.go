@@ -40,6 +40,7 @@ var forms = newNameTable(map[string]form{
 })
 
 var (
+	nameEval        = []byte("EVAL")
 	nameRestore     = []byte("RESTORE")
 	nameXidmprecord = []byte("XIDMPRECORD")
 	async           = []byte("ASYNC")

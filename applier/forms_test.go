@@ -36,11 +36,13 @@ func TestForms(t *testing.T) {
 
 		{"EVAL", "EVAL script 1 k", ""},
 		{"EVALSHA", "evalsha 1234 1 k", ""},
+		{"EVALSHA of a known script", "evalsha 40BD001563085fc35165329ea1ff5c5ecbdbbeef 1 k", "EVAL 123 1 k"},
 		{"FUNCTION RESTORE of no payload", "FUNCTION RESTORE x APPEND", ""},
 		{"a renamed command", "trimmed s MAXLEN = 5 LIMIT 10", "XTRIM s MAXLEN = 5"},
 	} {
 		a := New(Config{Rename: RenameMap{"TRIMMED": "XTRIM"}})
 		a.target.idmp = true
+		a.scripts.add([]byte("123"))
 		got, drop, err := a.translate(&replica.Unit{}, replica.Command{Args: words(test.command)})
 		text := string(bytes.Join(got.args, []byte(" ")))
 		if got.then != nil {
@@ -67,10 +69,12 @@ func TestForms(t *testing.T) {
 func TestFormsAllocateNothing(t *testing.T) {
 	a := New(Config{})
 	a.target.idmp = true
+	a.scripts.add([]byte("123"))
 	u := &replica.Unit{}
 	for _, command := range []string{
 		"XADD s 1-1 f v", "XADD s MAXLEN = 5 1-1 f v", "XADD s MAXLEN = 5 LIMIT 10 1-1 f v", "XADD s IDMP p i 1-1 f v", "XTRIM s MAXLEN = 5 LIMIT 10",
 		"PUBLISH c m", "SPUBLISH c m", "PUBLISH __sentinel__:hello m", "SET k v", "HSET h f v", "SETBIT k 1 1", "PFCOUNT k", "MOVE k 3", "EVALSHA 1234 1 k",
+		"SET k v IFEQ w", "EVALSHA 40bd001563085fc35165329ea1ff5c5ecbdbbeef 1 k", // of 123
 	} {
 		cmd := replica.Command{Args: words(command)}
 		if got := testing.AllocsPerRun(100, func() { _, _, _ = a.translate(u, cmd) }); got != 0 {

@@ -1,10 +1,10 @@
 package applier
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -18,7 +18,7 @@ import (
 
 // scriptMemory are the scripts that this process has heard of, by their SHA1: a target that restarts has forgotten them. The queue's lock guards it.
 type scriptMemory struct {
-	texts map[string]string
+	texts map[string][]byte
 	size  int
 }
 
@@ -32,10 +32,22 @@ func (m *scriptMemory) add(text []byte) {
 		return
 	}
 	if m.texts == nil {
-		m.texts = map[string]string{}
+		m.texts = map[string][]byte{}
 	}
-	m.texts[sha] = string(text)
+	m.texts[sha] = bytes.Clone(text)
 	m.size += len(text)
+}
+
+// find gives the text of a script; nil when it is not known.
+func (m *scriptMemory) find(sha []byte) []byte {
+	var lower [2 * sha1.Size]byte
+	if len(sha) != len(lower) {
+		return nil
+	}
+	for i, b := range sha {
+		lower[i] = b | 0x20 // digits stay
+	}
+	return m.texts[string(lower[:])]
 }
 
 // scriptCacheForm is for SCRIPT LOAD and SCRIPT FLUSH. The second's option came with 6.2.
@@ -52,15 +64,23 @@ func scriptCacheForm(a *Applier, t translated, _ spot) (translated, bool, error)
 	return t, true, nil
 }
 
-// scriptForm is for EVAL and EVALSHA, which go as they are.
+// scriptForm is for EVAL, which goes as it is, and for EVALSHA, which goes as EVAL where the text is known: then it does not matter what the target has forgotten.
 func scriptForm(a *Applier, t translated, _ spot) (translated, bool, error) {
-	if len(t.args) > 1 && len(t.args[0]) == len("EVAL") {
+	if len(t.args) < 2 {
+		return t, false, nil
+	}
+	if len(t.args[0]) == len(nameEval) {
 		a.scripts.add(t.args[1])
+	} else if text := a.scripts.find(t.args[1]); text != nil {
+		r := &a.forms
+		r.reset()
+		r.args = append(append(r.args, nameEval, text), t.args[2:]...)
+		t.args = r.args
 	}
 	return t, false, nil
 }
 
-// hasScript makes sure that the target has the script that command i of b, a script's call, names by its SHA1.
+// hasScript makes sure that the target has the script that command i of b calls by its SHA1. It is asked once for each connection.
 func (a *Applier) hasScript(ctx context.Context, b *batch, i int) error {
 	if !isOneOf(b.argument(i, 0), "EVALSHA") || a.conn == nil {
 		return nil
@@ -71,21 +91,13 @@ func (a *Applier) hasScript(ctx context.Context, b *batch, i int) error {
 	}
 	there, err := a.client.Do(ctx, a.client.B().ScriptExists().Sha1(sha).Build()).AsIntSlice()
 	if err != nil || len(there) != 1 {
-		return fmt.Errorf("ask the target for a script: %w", replica.AuthStop("target", a.Target, errors.Join(err)))
+		return fmt.Errorf("ask the target for a script, %d replies: %w", len(there), replica.AuthStop("target", a.Target, err))
 	}
 	if there[0] == 0 {
-		a.queue.mu.Lock()
-		text, known := a.scripts.texts[sha]
-		a.queue.mu.Unlock()
-		if !known {
-			return &replica.Stop{
-				Kind:   replica.Refused,
-				Reason: fmt.Sprintf("the target has lost the script %s, which the source calls by its SHA1 in the unit that ends at offset %d", sha, b.units[b.unitOf(i)].end.Offset),
-				Hint:   "nothing of that unit, or after it, was applied: load the script into the target with SCRIPT LOAD, and run the same command again",
-			}
-		}
-		if err := a.client.Do(ctx, a.client.B().ScriptLoad().Script(text).Build()).Error(); err != nil {
-			return fmt.Errorf("load the script %s again: %w", sha, err)
+		return &replica.Stop{
+			Kind:   replica.Refused,
+			Reason: fmt.Sprintf("the target has lost the script %s, which the source calls by its SHA1 in the unit that ends at offset %d", sha, b.units[b.unitOf(i)].end.Offset),
+			Hint:   "nothing of that unit, or after it, was applied: load the script into the target with SCRIPT LOAD, and run the same command again",
 		}
 	}
 	if a.conn.scripts == nil {
