@@ -2,6 +2,7 @@ package applier
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -22,7 +23,7 @@ type spot struct {
 }
 
 var forms = newNameTable(map[string]form{
-	"CLUSTER":        dropped, // about slots, which the target has of its own
+	"CLUSTER":        clusterForm,
 	"COPY":           otherDatabaseForm,
 	"EVAL":           scriptForm,
 	"EVALSHA":        scriptForm,
@@ -47,7 +48,13 @@ var (
 	helloChannel    = []byte("__sentinel__:hello")
 )
 
-func dropped(_ *Applier, t translated, _ spot) (translated, bool, error) { return t, true, nil }
+// clusterForm drops what is about slots, which the target has of its own. FLUSHSLOT (Valkey 9) is about keys, too: dropped, they would stay in the target.
+func clusterForm(_ *Applier, t translated, _ spot) (translated, bool, error) {
+	if len(t.args) > 1 && isOneOf(t.args[1], "FLUSHSLOT") {
+		return t, false, errors.New("it removes all keys of a slot of the source's cluster, and the target has no slots: delete them there by hand, then leave the command out")
+	}
+	return t, true, nil
+}
 
 func otherDatabaseForm(_ *Applier, t translated, _ spot) (translated, bool, error) {
 	t.needs[0] = otherDatabase(t.args)

@@ -287,3 +287,26 @@ func TestVerbatimScripts(t *testing.T) {
 		})
 	}
 }
+
+// CLUSTER FLUSHSLOT (Valkey 9) reaches replicas as it is. A target that is no cluster cannot carry it out, and must not be taken for equal.
+func TestFlushSlotStopsTheRun(t *testing.T) {
+	t.Parallel()
+	b := newestValkey(t)
+	if !b.AtLeast("valkey", 9, 0) {
+		t.Skip("no CLUSTER FLUSHSLOT before Valkey 9")
+	}
+	src, dst := redistest.StartCluster(t, b, 1)[0], redistest.Start(t, b)
+	f := &following{src: src, dst: dst, m: newMigration(t, src.URL(), dst.URL())}
+	f.running = f.m.start(t)
+	f.until(t, replica.InSync, "")
+	src.Do(t, "SET", "k", "v")
+	f.through(t)
+	src.Do(t, "CLUSTER", "FLUSHSLOT", strconv.FormatInt(src.DoInt(t, "CLUSTER", "KEYSLOT", "k"), 10))
+	wantStop(t, f.wait(t), replica.Refused, "CLUSTER")
+	dst.Do(t, "DEL", "k")
+	f.m.apply.KeepGoing = true
+	f.running = f.m.start(t)
+	src.Do(t, "SET", "l", "v")
+	f.through(t)
+	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
+}

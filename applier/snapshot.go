@@ -202,6 +202,7 @@ func (l *loader) scan(ctx context.Context) error {
 	beside := l.session() // for what is not a key
 	defer beside.close()
 	var scripts [][]byte // come at the RDB's end
+	size := 0            // theirs
 	var e rdbstream.Entry
 	for {
 		err := l.r.Next(&e)
@@ -229,8 +230,10 @@ func (l *loader) scan(ctx context.Context) error {
 					l.db = db
 				}
 			case "lua": // a script that clients call by its SHA1, of a source before 7.0
-				if scripts = append(scripts, bytes.Clone(e.Data)); len(scripts) == loadKeys {
-					err, scripts = l.loadScripts(ctx, &beside, scripts), nil
+				scripts, size = append(scripts, bytes.Clone(e.Data)), size+len(e.Data)
+				if len(scripts) >= loadKeys || size >= loadBytes {
+					err = l.loadScripts(ctx, &beside, scripts)
+					scripts, size = nil, 0
 				}
 			}
 		case rdbstream.KindModuleAux:
