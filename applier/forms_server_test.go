@@ -261,6 +261,11 @@ func TestVerbatimScripts(t *testing.T) {
 				}
 			}
 			f.equal(t)
+			src.Do(t, "EVAL", "redis.call('SET', KEYS[1], 'v') return redis.call('PEXPIRE', KEYS[1], ARGV[1])", "1", "volatile", "1000000")
+			f.equal(t)
+			if dst.Has70() && f.dst.DoInt(t, "PEXPIRETIME", "volatile") < 1<<52 {
+				t.Error("an expiry that a script has set is not shifted")
+			}
 			// It does not matter that the target has lost its scripts, as long as redferry knows them.
 			f.dst.Do(t, "SCRIPT", "FLUSH")
 			src.Do(t, "EVALSHA", sha1Of(count), "1", "n")

@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -64,18 +65,25 @@ func scriptCacheForm(a *Applier, t translated, _ spot) (translated, bool, error)
 	return t, true, nil
 }
 
-// scriptForm is for EVAL, which goes as it is, and for EVALSHA, which goes as EVAL where the text is known: then it does not matter what the target has forgotten.
+// scriptForm is for EVAL, which goes as it is, and for EVALSHA, which goes as EVAL where the text is known: then it does not matter what the target has forgotten. What the
+// script has given an expiry is shifted behind it, as far as it names its keys.
 func scriptForm(a *Applier, t translated, _ spot) (translated, bool, error) {
-	if len(t.args) < 2 {
+	if len(t.args) < 3 {
 		return t, false, nil
 	}
+	r := &a.forms
+	r.reset()
 	if len(t.args[0]) == len(nameEval) {
 		a.scripts.add(t.args[1])
 	} else if text := a.scripts.find(t.args[1]); text != nil {
-		r := &a.forms
-		r.reset()
 		r.args = append(append(r.args, nameEval, text), t.args[2:]...)
 		t.args = r.args
+	}
+	n, err := strconv.Atoi(string(t.args[2]))
+	if a.expiries.shift && err == nil && n > 0 && n <= len(t.args)-3 {
+		r.second = append(append(r.second, nameEval, shiftScript), t.args[2:3+n]...)
+		r.second = append(r.second, noGrace)
+		t.then = r.second
 	}
 	return t, false, nil
 }
@@ -106,6 +114,11 @@ func (a *Applier) hasScript(ctx context.Context, b *batch, i int) error {
 	a.conn.scripts[sha] = true
 	return nil
 }
+
+var (
+	shiftScript = []byte(shiftKeysScript)
+	noGrace     = []byte("0")
+)
 
 // notTheScript are parts of a failed script's error that say: it failed because of this target, and not as it did at the source.
 var notTheScript = []string{
