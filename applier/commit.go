@@ -27,23 +27,34 @@ const (
 func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 	return a.queue.put(ctx, func(b *batch) error {
 		for i, cmd := range u.Cmds {
-			t, drop, err := a.translate(u, cmd)
-			if drop && err == nil {
+			if sets := a.setsOf(cmd.Args); sets != nil {
+				for _, args := range sets {
+					a.add(b, u, i, replica.Command{Args: args, DB: cmd.DB})
+				}
 				continue
 			}
-			if err != nil {
-				b.add(cmd.Args, command{db: cmd.DB, unfit: err})
-				continue
-			}
-			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, script: t.script, expect: expected(u, i, t.args, a.expires)})
-			if t.then != nil {
-				b.add(t.then, command{db: cmd.DB})
-			}
+			a.add(b, u, i, cmd)
 		}
 		b.close(u)
 		a.taken = u.End.Offset
 		return nil
 	})
+}
+
+// add puts u's i-th command, or a part of it, into the batch, as the target is to get it.
+func (a *Applier) add(b *batch, u *replica.Unit, i int, cmd replica.Command) {
+	t, drop, err := a.translate(u, cmd)
+	switch {
+	case err != nil:
+		b.add(cmd.Args, command{db: cmd.DB, unfit: err})
+		return
+	case drop:
+		return
+	}
+	b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, script: t.script, expect: expected(u, i, t.args, a.expires)})
+	if t.then != nil {
+		b.add(t.then, command{db: cmd.DB})
+	}
 }
 
 // Commit implements [replica.Sink].

@@ -238,3 +238,32 @@ func (r *rewriter) setAnyway(args [][]byte) [][]byte {
 	}
 	return r.args
 }
+
+// setsOf are the SETs that make an MSETEX, for a target that does not know it; nil for any other command. Its condition has been met.
+func (a *Applier) setsOf(args [][]byte) (sets [][][]byte) {
+	if a.target.msetex || len(args) < 4 || !isOneOf(args[0], "MSETEX") {
+		return nil
+	}
+	end := 1 + pairs(args[1:])
+	if end > len(args) {
+		return nil
+	}
+	var options [][]byte
+	for i := end; i < len(args); i++ {
+		_, expires := expiryOption(args[i])
+		switch {
+		case isOneOf(args[i], "NX", "XX"):
+		case isOneOf(args[i], "KEEPTTL"):
+			options = args[i : i+1]
+		case expires && i+1 < len(args):
+			options = args[i : i+2]
+			i++
+		default:
+			return nil
+		}
+	}
+	for i := 2; i < end; i += 2 {
+		sets = append(sets, append([][]byte{nameSet, args[i], args[i+1]}, options...))
+	}
+	return sets
+}

@@ -70,6 +70,8 @@ var sentForms = []sentForm{
 	{"set get", has62, says(c("SET", "set get", "1"), c("SET", "set get", "2", "GET"), c("SET", "set get", "3", "XX", "GET", "GET"), c("SET", "set get 2", "4", "GET", "EX", "1000"))},
 	{"set ifeq", func(b redistest.Build) bool { return b.AtLeast("valkey", 8, 1) }, says(c("SET", "set ifeq", "1"), c("SET", "set ifeq", "2", "IFEQ", "1"), c("SET", "set ifeq", "3", "IFEQ", "2", "GET"),
 		c("SET", "set ifeq 2", "1", "PX", "1000000"), c("SET", "set ifeq 2", "2", "IFEQ", "1", "KEEPTTL"), c("SET", "set ifeq", "4", "IFEQ", "no"))},
+	{"msetex", func(b redistest.Build) bool { return b.AtLeast("valkey", 9, 1) }, says(c("MSETEX", "2", "msetex", "1", "msetex 2", "2", "EX", "1000"), c("MSETEX", "2", "msetex", "3", "msetex 3", "4"),
+		c("MSETEX", "1", "msetex 2", "5", "KEEPTTL"), c("MSETEX", "1", "msetex 2", "6", "XX", "PX", "1000000"))},
 	{"ttl over", nil, says(c("SET", "ttl over", "v"), c("EXPIRE", "ttl over", "0"), c("SET", "ttl over 2", "v"), c("EXPIRE", "ttl over 2", "-1"),
 		c("SET", "ttl over 3", "v"), c("PEXPIREAT", "ttl over 3", "-5"))},
 	{"ttl overflows", only60, func(t *testing.T, s *redistest.Server) {

@@ -98,3 +98,29 @@ func BenchmarkTranslate(b *testing.B) {
 		})
 	}
 }
+
+func TestSetsOf(t *testing.T) {
+	for command, want := range map[string]string{
+		"MSETEX 2 a 1 b 2 NX PXAT 5":   "SET a 1 PXAT 5; SET b 2 PXAT 5",
+		"msetex 1 EX 1 ex 5 xx":        "SET EX 1 ex 5",
+		"MSETEX 2 a 1 b 2 KEEPTTL":     "SET a 1 KEEPTTL; SET b 2 KEEPTTL",
+		"MSETEX 1 a 1":                 "SET a 1",
+		"MSETEX 2 a 1":                 "",
+		"MSETEX 2 a 1 b 2 NEW":         "",
+		"MSETEX 1 a 1 PXAT":            "",
+		"MSET a 1 b 2":                 "",
+		"MSETEX 9223372036854775807 a": "",
+	} {
+		a := New(Config{})
+		var got []string
+		for _, set := range a.setsOf(words(command)) {
+			got = append(got, string(bytes.Join(set, []byte(" "))))
+		}
+		if text := strings.Join(got, "; "); text != want {
+			t.Errorf("%s: got %s, want %s", command, text, want)
+		}
+		if a.target.msetex = true; a.setsOf(words(command)) != nil {
+			t.Errorf("%s: taken apart for a target that knows it", command)
+		}
+	}
+}

@@ -33,6 +33,7 @@ type target struct {
 
 	noPXAT   bool   // SET cannot take a moment (before 6.2)
 	idmp     bool   // has XIDMPRECORD (Redis 8.6.2)
+	msetex   bool   // has MSETEX (Redis 8.4, Valkey 9.1)
 	eviction string // its maxmemory-policy, where that evicts anything
 
 	hasImportMode bool   // Valkey 8.1
@@ -110,6 +111,7 @@ func (t *target) read(info map[string]string) {
 	t.version = info["redis_version"] // Valkey gives the Redis version that it is compatible with
 	t.scripts, t.noPXAT = t.since(7, 0), !t.since(6, 2)
 	t.idmp = t.since(8, 6) && info["valkey_version"] == "" && t.version != "8.6.0" && t.version != "8.6.1"
+	t.msetex = t.since(9, 1) || t.since(8, 4) && info["valkey_version"] == ""
 	if v := info["valkey_version"]; v != "" {
 		t.version = v
 		t.hasImportMode = t.since(8, 1)
