@@ -131,6 +131,9 @@ func (c *cutovers) compare(ctx context.Context, mode verify.Mode) error {
 			Hint: "the same command again, when the source is written to less; or with --force --verify=full, which compares all keys while nobody can write",
 		}
 	}
+	if report.Incomparable > 0 {
+		c.log.Warn().Int64("keys", report.Incomparable).Stringer("first", report.FirstIncomparable[0]).Msg("nobody can tell whether both sides mean the same by these keys; they are not counted as differences")
+	}
 	if report.Equal() {
 		return nil
 	}
