@@ -35,7 +35,7 @@ func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 				b.add(cmd.Args, command{db: cmd.DB, unfit: err})
 				continue
 			}
-			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, script: t.script, expect: expected(u, i, t.args, a.expires)})
+			b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, form: t.form, expect: expected(u, i, t.args, a.expires)})
 			if t.then != nil {
 				b.add(t.then, command{db: cmd.DB})
 			}
@@ -48,6 +48,16 @@ func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 
 // Commit implements [replica.Sink].
 func (a *Applier) Commit(ctx context.Context) error {
+	shifting, stop := context.WithCancel(ctx)
+	defer func() {
+		stop()
+		<-a.back.done
+	}()
+	go a.shiftAgain(shifting)
+	return a.commit(ctx)
+}
+
+func (a *Applier) commit(ctx context.Context) error {
 	idle := time.NewTicker(time.Second)
 	defer idle.Stop()
 	defer a.writing.Store(false)
@@ -60,7 +70,7 @@ func (a *Applier) Commit(ctx context.Context) error {
 			}
 		}
 		b := a.queue.take(ctx, idle.C)
-		a.noteSettling()
+		a.takeNotes()
 		a.noteCompared()
 		if err := a.owner.why(); err != nil {
 			return err
@@ -71,7 +81,7 @@ func (a *Applier) Commit(ctx context.Context) error {
 				return err
 			}
 			if ctx.Err() != nil {
-				return a.saySettled(ctx)
+				return nil
 			}
 			continue
 		}
@@ -84,14 +94,14 @@ func (a *Applier) Commit(ctx context.Context) error {
 	}
 }
 
-// asked tells that somebody waits for Commit to look after its record: Settle, or Compared.
+// asked tells that somebody waits for Commit to look after its record.
 func (a *Applier) asked() bool {
 	a.queue.mu.Lock()
-	settles := a.noted != nil
+	notes := len(a.notes) > 0
 	a.queue.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return settles || len(a.compared) > 0
+	return notes || len(a.compared) > 0
 }
 
 // storeChecked writes a transaction without commands, to keep what is only in memory: which replies were read, how many writes were refused.
@@ -267,6 +277,9 @@ func (a *Applier) reopen(ctx context.Context) error {
 	a.queue.fit(conn.roundTrip)
 	a.rec.ReplID, a.rec.Offset, a.rec.DB = rec.ReplID, rec.Offset, rec.DB
 	a.rec.Checked = min(a.rec.Checked, rec.Offset)
+	if rec.Expiry != a.rec.Expiry || rec.RealFrom != a.rec.RealFrom || rec.Expired != a.rec.Expired { // another server, which was behind
+		a.changes++
+	}
 	if a.rec.NoteLostReplies() { // it committed, and what the replies said will not be known
 		a.changes++
 	}

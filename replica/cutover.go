@@ -70,8 +70,15 @@ type Closer interface {
 	// Any goroutine may ask.
 	Doubts() (why []string, unchecked bool)
 	ReplyRecord
+	// Expired tells whether the target may have expired keys by itself that the source has renewed: only a
+	// comparison of all keys tells. Any goroutine may ask.
+	Expired() bool
+	// Intact is an error when that may have happened up to now. It is asked when the target has all that the source has written, while Commit goes on.
+	Intact(ctx context.Context) error
+	// Equal begins a comparison of all keys, while Commit goes on. What it returns is to be called when they are equal: then nothing that was unknown when it began is unknown any more.
+	Equal(ctx context.Context) (equal func(ctx context.Context) error, err error)
 	// Complete makes the target one that no process writes to any more, and takes from it what was only there for the migration, but for the mark that it is completed. It is called
-	// behind Settle, when Commit has ended. An error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
+	// behind Settle, when Commit has ended, and before Release. An error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
 	Complete(ctx context.Context) error
 }
 
@@ -111,6 +118,8 @@ type CutoverConfig struct {
 	Orders *Orders
 	// Auto cuts over as soon as the run is in sync, without being asked, and again after a while when that fails; nil for not.
 	Auto *Cutover
+	// CompareAll is that of a cutover which is finished without being asked for.
+	CompareAll func(ctx context.Context) error
 	// File is where is noted that the source refuses writes because of us, in a directory that outlives the process.
 	File string
 	// Completed hears of the end, before writes that wait at the source are let go: this is where clients are sent to the target. It is called once, or once more by the next run when a process
@@ -182,7 +191,7 @@ func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 	case <-unasked:
 	}
 	if begun != nil { // what spoke against it was asked then; the last replies may have been lost with that process
-		return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force}, resumed: true}, nil
+		return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force, CompareAll: r.Cutover.CompareAll}, resumed: true}, nil
 	}
 	return &closing{config: *r.Cutover.Auto}, nil
 }
@@ -289,7 +298,7 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 	if err := r.compareAll(ctx, c); err != nil {
 		return causeOf(ctx, err)
 	}
-	if err := r.settleBeside(ctx); err != nil {
+	if err := r.settleBefore(ctx, c.config.Timeout); err != nil {
 		return causeOf(ctx, err)
 	}
 	if err := r.noDoubts(c); err != nil { // settling may have shown some
@@ -305,28 +314,32 @@ func (r *run) compareAll(ctx context.Context, c *closing) error {
 		return err
 	}
 	doubts, unchecked := r.Cutover.Closer.Doubts()
-	if len(doubts) > 0 || !unchecked || c.resumed || c.config.Force || c.config.CompareAll == nil {
+	unknown := unchecked && !c.resumed || r.Cutover.Closer.Expired()
+	if len(doubts) > 0 || !unknown || c.config.Force || c.config.CompareAll == nil {
 		return r.noDoubts(c)
 	}
-	r.Status.Set(Comparing, "the replies to some writes were lost: source and target are compared, key by key")
-	parts := r.Cutover.Closer.Unchecked()
+	r.Status.Set(Comparing, "the replies to some writes were lost, or the target may have expired keys by itself: source and target are compared, key by key")
+	equal, err := r.Cutover.Closer.Equal(ctx)
+	if err != nil {
+		return err
+	}
 	if err := c.config.CompareAll(ctx); err != nil {
 		return err
 	}
-	return r.Cutover.Closer.Compared(ctx, parts, 0, nil)
+	return equal(ctx)
 }
 
 // noDoubts is an error when the target may not equal the source.
 func (r *run) noDoubts(c *closing) error {
 	doubts, unchecked := r.Cutover.Closer.Doubts()
-	lost := unchecked && !c.resumed // an earlier process has seen to that; its last replies may have been lost with it
+	lost := unchecked && !c.resumed || r.Cutover.Closer.Expired() // an earlier process has seen to that; its last replies may have been lost with it
 	switch {
 	case c.config.Force, len(doubts) == 0 && !lost:
 		return nil
 	case len(doubts) == 0 && c.config.CompareAll != nil:
-		return &Stop{Kind: Failed, Reason: "the replies to some writes were lost meanwhile", Hint: "the same command again: it compares source and target first"}
+		return &Stop{Kind: Failed, Reason: "the replies to some writes were lost meanwhile, or the target may have expired keys by itself", Hint: "the same command again: it compares source and target first"}
 	case lost:
-		doubts = append(doubts, "the replies to some writes were lost")
+		doubts = append(doubts, "the replies to some writes were lost, or it may have expired keys by itself that the source has renewed")
 	}
 	return &Stop{
 		Kind: Refused, Reason: "the target may not equal the source: " + strings.Join(doubts, "; "),
@@ -405,7 +418,10 @@ func (r *run) drain(ctx context.Context, w *sourceWrites) error {
 		return err
 	}
 	r.Status.Set(CuttingOver, fmt.Sprintf("the source's writes are stopped; the target gets the rest, up to offset %d", offset))
-	return Reach(ctx, r.sink, offset)
+	if err := Reach(ctx, r.sink, offset); err != nil {
+		return err
+	}
+	return r.Cutover.Closer.Intact(ctx)
 }
 
 // complete ends the migration behind the end of its stream, which was for err: in the target, then at the source.
@@ -439,7 +455,9 @@ func (r *run) complete(ctx context.Context, err error) error {
 		return err
 	}
 	report := CutoverReport{At: at, Stopped: c.stopped, Done: time.Now(), Resumed: c.resumed}
-	r.finish(ctx, c, report)
+	if err := r.finish(ctx, c, report); err != nil {
+		return err
+	}
 	return errStopAt
 }
 
@@ -456,8 +474,10 @@ func (r *run) tombstone(ctx context.Context, c *closing) error {
 	return r.Cutover.Closer.Complete(ctx)
 }
 
-// finish is what comes behind the tombstone: the hook, and the clients that wait at the source.
-func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) {
+// finish is what comes behind the tombstone: the hook, the clients that wait at the source, and, beside these, the rest of the target's TTLs.
+func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) error {
+	released := r.releaseBeside()
+	r.Status.Set(CuttingOver, "the target is the one to write to; it is given the TTLs of the keys that expire soon")
 	report.Source = c.writes.becomes(c.config.After)
 	if r.Cutover.Completed != nil {
 		if report.Hook = r.Cutover.Completed(ctx, report); report.Hook != nil {
@@ -470,27 +490,11 @@ func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) {
 	if err := markDone(r.Cutover.File); err != nil {
 		r.Log.Warn().Err(err).Msg("cannot note that the cutover is done")
 	}
+	if err := released(); err != nil {
+		c.end(report, fmt.Errorf("%w: %w", ErrCutoverBegun, err))
+		return err
+	}
 	r.Status.Set(Completed, fmt.Sprintf("the target has all up to offset %d; the source %s", report.At.Offset, report.Source))
 	c.end(report, nil)
-}
-
-// finishLate does what a process did not come to that has died behind the tombstone. It is for a run that finds its migration completed.
-func (r *run) finishLate(ctx context.Context) {
-	if r.Cutover == nil {
-		return
-	}
-	note, err := readCutoverNote(r.Cutover.File)
-	if err != nil || note == nil || note.Done {
-		return
-	}
-	w, err := dialWrites(ctx, r.Source, r.Cutover.File)
-	if err != nil {
-		r.Log.Warn().Err(err).Msg("cannot look whether the source refuses writes, as a cutover has left it")
-		return
-	}
-	after := SourceOpen
-	if note.Refuses {
-		after = SourceRefuses
-	}
-	r.finish(ctx, &closing{config: Cutover{After: after}, writes: w, resumed: true}, CutoverReport{At: Position{ReplID: note.ReplID, Offset: note.Offset}, Done: time.Now(), Resumed: true})
+	return nil
 }

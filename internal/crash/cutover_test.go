@@ -33,7 +33,7 @@ func killCutover(t *testing.T, b redistest.Build, after time.Duration) (met stri
 	dst := redistest.Start(t, b, redistest.Config("appendonly yes", "appendfsync always"))
 	redistest.Fill(t, src, redistest.FillOptions{Keys: 2000, Seed: 1, Volatile: 0.5, MinTTL: time.Hour, MaxTTL: 2 * time.Hour})
 	clients := redistest.StartCounters(t, src, 4, 20, 5*time.Millisecond)
-	v := newVictim(t, t.TempDir(), src.URL(), dst.URL(), "--ttl-grace", "30s") // a machine that other tests slow down is behind, and is to settle all the same
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	p := v.start("--auto")
 	until(t, "the cutover begins", func() bool { return v.said(0, `"state":"cutting_over"`) })
 	time.Sleep(after)
