@@ -155,6 +155,7 @@ func (a *Applier) release(ctx context.Context) error {
 		return errLost
 	}
 	a.rec.Expiry, a.rec.RealFrom = checkpoint.AsIs, 0
+	a.Log.Info().Int64("keys", s.at.Settled).Int64("fields", s.at.Fields).Msg("the rest of the TTLs is brought back: all are the source's")
 	return nil
 }
 

@@ -176,7 +176,7 @@ func (a *Applier) intact(ctx context.Context) (bool, error) {
 // noteExpired has a record say that the target may have expired keys by itself, up to now.
 func (a *Applier) noteExpired(r *checkpoint.Record) {
 	if r.Expired == 0 {
-		a.Log.Warn().Int64("offset", r.Offset).Dur("ttl_grace", a.TTLGrace).
+		a.Log.Warn().Int64("offset", r.Offset).
 			Msg("the target may have expired keys by itself that the source has renewed since: a cutover compares all keys before it goes on")
 	}
 	r.Expired = max(1, r.Offset)
