@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	nearTTL  = 3 * time.Second // of what expires while the target is away
+	nearTTL  = 6 * time.Second // of what expires while the target is away
 	renewals = 200
 )
 
@@ -52,7 +52,7 @@ func renew(t *testing.T, src *redistest.Server) {
 	cmds = append(cmds, []string{"PEXPIRE", "set", "600000"})
 	sendAll(t, src, cmds)
 	if got := src.DoString(t, "GET", "counter:0"); got != "51" {
-		t.Fatalf("the source has lost its counter, and says %s: it was not renewed in time", got)
+		t.Errorf("the source has lost its counter, and says %s: it was not renewed in time", got)
 	}
 }
 
@@ -434,6 +434,48 @@ func TestLateFinishOfACutoverCompares(t *testing.T) {
 	}
 	if compared != 1 {
 		t.Errorf("compared %d times", compared)
+	}
+	tombstone(t, dst)
+}
+
+// The hook does not wait for the rest of the TTLs, which may take a while; the answer does.
+func TestHookRunsBesideTheRestOfSettling(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	src, dst := redistest.Start(t, b), redistest.Start(t, b)
+	proxy := redistest.NewCommandProxy(t, dst.Addr())
+	src.Do(t, "SET", "near", "x", "PX", "300000")
+	m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
+	hooked := make(chan struct{})
+	m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders(), Completed: func(context.Context, replica.CutoverReport) error {
+		if ms := dst.DoInt(t, "PTTL", "near"); ms < 1<<50 {
+			t.Errorf("the TTL is %d ms already: this test cannot fail", ms)
+		}
+		close(hooked)
+		return nil
+	}}
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+	var behind atomic.Bool
+	proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+		for _, arg := range args {
+			if string(arg) == string(checkpoint.PhaseCompleted) {
+				behind.Store(true)
+			}
+		}
+		if behind.Load() && string(args[0]) == "EVAL" && strings.Contains(string(args[1]), "settleWhole") {
+			<-hooked
+		}
+		return redistest.Forward()
+	})
+	if _, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := dst.DoInt(t, "PEXPIRETIME", "near"), src.DoInt(t, "PEXPIRETIME", "near"); got != want {
+		t.Errorf("after the answer it expires at %d, want %d", got, want)
+	}
+	if err := r.wait(t); err != nil {
+		t.Fatal(err)
 	}
 	tombstone(t, dst)
 }

@@ -70,10 +70,9 @@ type Closer interface {
 	// Any goroutine may ask.
 	Doubts() (why []string, unchecked bool)
 	ReplyRecord
-	// Expired tells whether the target may have expired keys by itself that the source has renewed: only a
-	// comparison of all keys tells. Any goroutine may ask.
+	// Expired tells whether the target may have expired keys by itself that the source has renewed. Any goroutine may ask.
 	Expired() bool
-	// Intact is an error when that may have happened up to now. It is asked when the target has all that the source has written, while Commit goes on.
+	// Intact has Expired tell that of now. It is called when the target has all that the source has written, while Commit goes on.
 	Intact(ctx context.Context) error
 	// Equal begins a comparison of all keys, while Commit goes on. What it returns is to be called when they are equal: then nothing that was unknown when it began is unknown any more.
 	Equal(ctx context.Context) (equal func(ctx context.Context) error, err error)
