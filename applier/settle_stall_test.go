@@ -330,60 +330,59 @@ func TestStallOfTheTargetIsTooLong(t *testing.T) {
 // A process that dies behind the tombstone leaves a target that the next one finishes, and a reset, too.
 func TestKilledBehindTheTombstone(t *testing.T) {
 	t.Parallel()
-	for _, b := range pausable(t) {
-		for _, then := range []string{"run", "reset"} {
-			t.Run(b.Name+", "+then, func(t *testing.T) {
-				t.Parallel()
-				src, dst := redistest.Start(t, b), redistest.Start(t, b)
-				proxy := redistest.NewCommandProxy(t, dst.Addr())
-				redistest.Fill(t, src, redistest.FillOptions{Keys: 500, Seed: 70, Volatile: 0.9, MinTTL: time.Minute, MaxTTL: 5 * time.Minute})
-				m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
-				m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders()}
-				r := m.start(t)
-				r.until(t, replica.InSync, "")
-				var killed, behind atomic.Bool
-				proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
-					for _, arg := range args {
-						if string(arg) == string(checkpoint.PhaseCompleted) {
-							behind.Store(true)
-						}
+	builds := pausable(t)
+	for then, b := range map[string]redistest.Build{"run": builds[0], "reset": builds[len(builds)-1]} {
+		t.Run(b.Name+", "+then, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			proxy := redistest.NewCommandProxy(t, dst.Addr())
+			redistest.Fill(t, src, redistest.FillOptions{Keys: 500, Seed: 70, Volatile: 0.9, MinTTL: time.Minute, MaxTTL: 5 * time.Minute})
+			m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
+			m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders()}
+			r := m.start(t)
+			r.until(t, replica.InSync, "")
+			var killed, behind atomic.Bool
+			proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+				for _, arg := range args {
+					if string(arg) == string(checkpoint.PhaseCompleted) {
+						behind.Store(true)
 					}
-					if behind.Load() && string(args[0]) == "EVAL" && strings.Contains(string(args[1]), "settleWhole") {
-						killed.Store(true)
-					}
-					if killed.Load() { // nothing that it says is heard any more
-						return redistest.CutBeforeCommand()
-					}
-					return redistest.Forward()
-				})
-				asked := make(chan error, 1)
-				go func() {
-					_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{})
-					asked <- err
-				}()
-				eventually(t, "it is killed", killed.Load)
-				wantStop(t, r.end(), replica.Failed, "run the same command again")
-				if err := <-asked; !errors.Is(err, replica.ErrCutoverBegun) {
-					t.Errorf("who has asked hears %v", err)
 				}
-				if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseCompleted || rec.Expiry != checkpoint.Mixed {
-					t.Fatalf("the checkpoint: %+v", rec)
+				if behind.Load() && string(args[0]) == "EVAL" && strings.Contains(string(args[1]), "settleWhole") {
+					killed.Store(true)
 				}
-				proxy.Handle(nil)
-				if then == "reset" {
-					if _, at, err := reset(endpointOf(t, dst), "", true); err != nil || at.Settled == 0 {
-						t.Errorf("%+v, %v", at, err)
-					}
-					redistest.AssertEqual(t, src, dst, redistest.CompareOptions{Settled: true})
-					return
+				if killed.Load() { // nothing that it says is heard any more
+					return redistest.CutBeforeCommand()
 				}
-				if err := m.start(t).wait(t); !errors.Is(err, replica.ErrCompleted) {
-					t.Errorf("the next run: %v", err)
-				}
-				tombstone(t, dst)
-				settled(t, src, dst)
+				return redistest.Forward()
 			})
-		}
+			asked := make(chan error, 1)
+			go func() {
+				_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{})
+				asked <- err
+			}()
+			eventually(t, "it is killed", killed.Load)
+			wantStop(t, r.end(), replica.Failed, "run the same command again")
+			if err := <-asked; !errors.Is(err, replica.ErrCutoverBegun) {
+				t.Errorf("who has asked hears %v", err)
+			}
+			if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseCompleted || rec.Expiry != checkpoint.Mixed {
+				t.Fatalf("the checkpoint: %+v", rec)
+			}
+			proxy.Handle(nil)
+			if then == "reset" {
+				if _, at, err := reset(endpointOf(t, dst), "", true); err != nil || at.Settled == 0 {
+					t.Errorf("%+v, %v", at, err)
+				}
+				redistest.AssertEqual(t, src, dst, redistest.CompareOptions{Settled: true})
+				return
+			}
+			if err := m.start(t).wait(t); !errors.Is(err, replica.ErrCompleted) {
+				t.Errorf("the next run: %v", err)
+			}
+			tombstone(t, dst)
+			settled(t, src, dst)
+		})
 	}
 }
 
