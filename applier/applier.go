@@ -37,7 +37,8 @@ type Config struct {
 	Takeover     bool          // replace an owner that still lives
 	KeepGoing    bool          // go on after a write that the target refused
 	Expiry       Expiry        // how expiries are written; "" for Shift
-	TTLGrace     time.Duration // what an expiry that is not shifted is put off while settling; 0 for the default
+	TTLGrace     time.Duration // for how long the target may stall, or be away, while it settles; 0 for the default
+	SettleFor    time.Duration // for how long settling, and the rest of a cutover, may take at least; 0 for the default
 	DropPublish  bool          // leave out PUBLISH and SPUBLISH
 	Rename       RenameMap     // the source's renamed commands
 	Pipelines    *Pipelines    // connections that load the snapshot; nil for the default
@@ -63,7 +64,6 @@ type Applier struct {
 	stored int64             // the checked offset that the target has
 	// changes counts what happened to rec beside its progress, and written how much of that the target has.
 	changes, written int64
-	mixed            int64               // the change by which rec says that the target is settled in part
 	divergent        map[string][]string // the first keys of each command in the record's divergence that this process has seen
 	conn             *conn               // of the stream
 	queue            *queue
@@ -71,16 +71,17 @@ type Applier struct {
 
 	// What translate goes by, and leaves behind. The queue's lock guards it.
 	expiries expiries
-	expires  bool          // the target may expire keys by itself: expiries are not shifted, or were not always
-	settling bool          // expiries are no longer shifted: commands that copy or compare some have those settled first
-	swapped  int64         // the offset behind the stream's last SWAPDB, which moves what has been settled
-	settled  bool          // nothing in the target is shifted any more, nor will be
-	taken    int64         // the offset behind the last unit; 0 before the first since Resume
-	noted    chan struct{} // closed when the target's record says that it is being settled; nil when nobody waits
+	expires  bool    // the target may have expired keys by itself: the source's own removal of them finds nothing
+	real     int64   // the moment before which nothing in the target is real, as the record says
+	near     *near   // takes the keys that are written shifted while the target settles; nil for nobody
+	swapped  int64   // the offset behind the stream's last SWAPDB, which moves what has been settled
+	taken    int64   // the offset behind the last unit; 0 before the first since Resume
+	notes    []*note // that Commit is to take into the record
 	rewriter rewriter
 	forms    formMemory
 	scripts  scriptMemory
 
+	back    *shifting   // what Commit does first where the target was settled
 	writing atomic.Bool // Commit has something to write
 
 	// careful: after a refusal only one transaction at a time is underway, until then.
@@ -91,7 +92,6 @@ type Applier struct {
 	// compared is what Commit has yet to take into rec.
 	compared []comparison
 	refusal  string        // rec's
-	notes    []*note       // of the source's refusal, on their way into the target's record
 	moved    chan struct{} // closed when checkpointed moves on
 	done     int64         // checkpointed
 	server   string        // of several, the one that was connected to last
@@ -111,7 +111,10 @@ func New(c Config) *Applier {
 		c.Expiry = Shift
 	}
 	if c.TTLGrace <= 0 {
-		c.TTLGrace = replica.DefaultTTLGrace
+		c.TTLGrace = defaultGrace
+	}
+	if c.SettleFor <= 0 {
+		c.SettleFor = settleFor
 	}
 	a := &Applier{Config: c, first: true, queue: newQueue(), moved: make(chan struct{}), divergent: map[string][]string{}}
 	a.resetExpiries()
@@ -121,6 +124,7 @@ func New(c Config) *Applier {
 const (
 	defaultPipelines = 3
 	defaultTimeout   = time.Minute
+	defaultGrace     = time.Minute
 )
 
 // Close gives the lease back, so that a next process need not wait for it to run out, and closes all connections.
@@ -155,7 +159,7 @@ func (a *Applier) setCheckpointed() {
 func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.Resume, error) {
 	a.queue.reset()
 	a.mu.Lock()
-	a.compared, a.notes = nil, nil // of a record that is read anew
+	a.compared = nil // of a record that is read anew
 	a.mu.Unlock()
 	a.resetExpiries()
 	a.imports.set(false) // until it is certain that the checkpoint says how it was before

@@ -26,9 +26,9 @@ type command struct {
 	needs  [2]int // databases that it needs beside db
 	effect effect
 	expect expect
-	script string // that its first key goes through before it; empty for none
-	unfit  error  // why it cannot be sent to any target
-	skip   bool   // refused for good, and left out
+	form   formKey // what its first key is given before it
+	unfit  error   // why it cannot be sent to any target
+	skip   bool    // refused for good, and left out
 }
 
 // unit is one unit of a batch.
@@ -52,7 +52,7 @@ func (b *batch) close(u *replica.Unit) {
 }
 
 // size of a batch is its memory, roughly.
-func (b *batch) size() int { return len(b.bytes) + 8*len(b.ends) + 48*len(b.cmds) + 80*len(b.units) }
+func (b *batch) size() int { return len(b.bytes) + 8*len(b.ends) + 64*len(b.cmds) + 80*len(b.units) }
 
 // keepAtMost is the memory that an empty batch keeps for its next use; what a giant unit took is given back.
 const keepAtMost = 8 << 20

@@ -29,8 +29,8 @@ type translated struct {
 	args   [][]byte
 	then   [][]byte // another command, to go right behind it; nil when there is none
 	effect effect
-	needs  [2]int // databases beside its own that it needs; those of a SWAPDB
-	script string // that its first key goes through before it, for it copies or compares the expiries that are there; empty for none
+	needs  [2]int  // databases beside its own that it needs; those of a SWAPDB
+	form   formKey // what its first key is given before it, for it copies or compares the expiries that are there
 }
 
 var reservedPrefix = []byte(checkpoint.Prefix)
@@ -53,9 +53,9 @@ func (a *Applier) translate(u *replica.Unit, cmd replica.Command) (t translated,
 		}
 	}
 	if c, ok := expireCommandOf(t.args); ok {
-		a.expire(&t, c, u.When)
-	} else if a.settling && copiesExpiry(t.args) {
-		t.script = settleKeysScript
+		a.expire(&t, c, cmd.DB, u.When)
+	} else if a.real < a.expiries.below && copiesExpiry(t.args) {
+		t.form = a.formOf(false)
 	}
 	return t, false, nil
 }

@@ -51,7 +51,7 @@ func (a *Applier) add(b *batch, u *replica.Unit, i int, cmd replica.Command) {
 	case drop:
 		return
 	}
-	b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, script: t.script, expect: expected(u, i, t.args, a.expires)})
+	b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, form: t.form, expect: expected(u, i, t.args, a.expires)})
 	if t.then != nil {
 		b.add(t.then, command{db: cmd.DB})
 	}
@@ -59,6 +59,16 @@ func (a *Applier) add(b *batch, u *replica.Unit, i int, cmd replica.Command) {
 
 // Commit implements [replica.Sink].
 func (a *Applier) Commit(ctx context.Context) error {
+	shifting, stop := context.WithCancel(ctx)
+	defer func() {
+		stop()
+		<-a.back.done
+	}()
+	go a.shiftAgain(shifting)
+	return a.commit(ctx)
+}
+
+func (a *Applier) commit(ctx context.Context) error {
 	idle := time.NewTicker(time.Second)
 	defer idle.Stop()
 	defer a.writing.Store(false)
@@ -71,9 +81,8 @@ func (a *Applier) Commit(ctx context.Context) error {
 			}
 		}
 		b := a.queue.take(ctx, idle.C)
-		a.noteSettling()
-		a.noteCompared()
 		a.takeNotes()
+		a.noteCompared()
 		if err := a.owner.why(); err != nil {
 			return err
 		}
@@ -82,9 +91,8 @@ func (a *Applier) Commit(ctx context.Context) error {
 			if err := a.storeChecked(ctx); err != nil {
 				return err
 			}
-			a.takeNotes()
 			if ctx.Err() != nil {
-				return a.saySettled(ctx)
+				return nil
 			}
 			continue
 		}
@@ -97,14 +105,14 @@ func (a *Applier) Commit(ctx context.Context) error {
 	}
 }
 
-// asked tells that somebody waits for Commit to look after its record: Settle, Compared, or NoteRefusal.
+// asked tells that somebody waits for Commit to look after its record.
 func (a *Applier) asked() bool {
 	a.queue.mu.Lock()
-	settles := a.noted != nil
+	notes := len(a.notes) > 0
 	a.queue.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return settles || len(a.compared) > 0 || len(a.notes) > 0
+	return notes || len(a.compared) > 0
 }
 
 // storeChecked writes a transaction without commands, to keep what is only in memory: which replies were read, how many writes were refused.
@@ -283,6 +291,9 @@ func (a *Applier) reopen(ctx context.Context) error {
 	a.queue.fit(conn.roundTrip)
 	a.rec.ReplID, a.rec.Offset, a.rec.DB = rec.ReplID, rec.Offset, rec.DB
 	a.rec.Checked = min(a.rec.Checked, rec.Offset)
+	if rec.Expiry != a.rec.Expiry || rec.RealFrom != a.rec.RealFrom || rec.Expired != a.rec.Expired { // another server, which was behind
+		a.changes++
+	}
 	if a.rec.NoteLostReplies() { // it committed, and what the replies said will not be known
 		a.changes++
 	}

@@ -2,7 +2,9 @@ package applier
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"redferry/applier/checkpoint"
@@ -17,11 +19,12 @@ type doubts struct {
 	differ                         int64 // keys, where replies were lost
 	unchecked                      bool
 	lost                           string // the record's Unchecked
+	expired                        int64  // the record's Expired
 }
 
 func doubtsOf(r *checkpoint.Record) doubts {
 	differ := r.Divergence[checkpoint.LostReply]
-	return doubts{r.Rejected, r.Diverged, r.Divergence.Total() - differ, differ, r.Unchecked != "" || r.Checked < r.Offset, r.Unchecked}
+	return doubts{r.Rejected, r.Diverged, r.Divergence.Total() - differ, differ, r.Unchecked != "" || r.Checked < r.Offset, r.Unchecked, r.Expired}
 }
 
 // Doubts implements [replica.Closer].
@@ -44,20 +47,38 @@ func (a *Applier) Doubts() (why []string, unchecked bool) {
 	return why, d.unchecked
 }
 
-// Complete implements [replica.Closer]: the checkpoint becomes a tombstone, and the owner's keys go in the same transaction.
+// Expired implements [replica.Closer].
+func (a *Applier) Expired() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.doubts.expired != 0
+}
+
+// Complete implements [replica.Closer]: the checkpoint becomes a tombstone. The owner's keys go in the same transaction, unless Release has
+// something to do: that stays fenced by them.
 func (a *Applier) Complete(ctx context.Context, still func(ctx context.Context) error) error {
 	if ctx.Err() != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = lasting(ctx)
 		defer cancel()
 	}
+	if a.Expiry != Shift {
+		if err := a.changeExpiry(ctx, AsIs); err != nil {
+			return err
+		}
+	}
 	rec := a.rec
 	rec.Phase, rec.Time = checkpoint.PhaseCompleted, time.Now().UnixMilli()
+	if a.Expiry == Shift {
+		rec.Expiry, rec.RealFrom = checkpoint.Mixed, 0
+	}
 	s := session{a: a, held: a.target.history, still: still}
 	defer s.close()
 	v, err := s.run(ctx, func(p *pipeline) {
 		p.hset(checkpoint.Key(a.Name), rec.Fields())
-		p.queue(0, p.b.Del().Key(checkpoint.OwnerKey(a.Name), checkpoint.FenceKey(a.Name)).Build(), refOwn)
+		if a.Expiry != Shift {
+			p.queue(0, p.b.Del().Key(checkpoint.OwnerKey(a.Name), checkpoint.FenceKey(a.Name)).Build(), refOwn)
+		}
 	})
 	if err != nil {
 		return err
@@ -66,6 +87,75 @@ func (a *Applier) Complete(ctx context.Context, still func(ctx context.Context) 
 		return a.diverge(ctx, v)
 	}
 	a.rec = rec
+	return nil
+}
+
+// Release implements [replica.Sink].
+func (a *Applier) Release(ctx context.Context) error {
+	for pause := newPause(); ; {
+		err := a.release(ctx)
+		if err == nil || replica.AsStop(err) != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		a.Status.Wait(replica.OnTarget, "target "+a.Target.String()+": "+err.Error())
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause.NextBackOff()):
+		}
+		if err := a.connect(ctx); err == nil { // it may be another server now
+			a.Status.Go(replica.OnTarget)
+		}
+	}
+}
+
+func (a *Applier) release(ctx context.Context) error {
+	if a.client == nil {
+		return errors.New("the target cannot be reached")
+	}
+	rec, ok, err := ReadCheckpoint(ctx, a.client, a.Name)
+	if err != nil {
+		return err
+	}
+	if ok && rec.Expiry == checkpoint.AsIs || !ok && a.owner == nil || rec.Phase == checkpoint.PhaseSnapshot {
+		return nil
+	}
+	if err := a.claim(ctx); err != nil {
+		return err
+	}
+	if rec.Phase == checkpoint.PhaseStream {
+		if a.Expiry != Shift {
+			return a.changeExpiry(ctx, AsIs)
+		}
+		if err := a.changeExpiry(ctx, checkpoint.Mixed); err != nil {
+			return err
+		}
+	}
+	s := &settler{target: a.Target, report: a.reportSettling()}
+	for _, run := range a.near.nearest() {
+		if err := s.list(ctx, a.client, a.owner, run.db, run.keys); err != nil {
+			return err
+		}
+	}
+	a.near = nil
+	if err := s.run(ctx, a.client, a.owner); err != nil {
+		return err
+	}
+	epoch, err := a.client.Do(ctx, a.client.B().Eval().Script(settledScript).Numkeys(3).Key(scriptKeys(a.Name)...).
+		Arg(strconv.FormatInt(a.owner.epoch, 10)).Build()).ToString()
+	switch {
+	case err != nil:
+		return fmt.Errorf("store that all expiries are brought back: %w", replica.AuthStop("target", a.Target, err))
+	case parseInt(epoch) > a.owner.epoch:
+		return a.owner.fenced()
+	case epoch != "0":
+		return errLost
+	}
+	a.rec.Expiry, a.rec.RealFrom = checkpoint.AsIs, 0
+	a.Log.Info().Int64("keys", s.at.Settled).Int64("fields", s.at.Fields).Msg("the rest of the TTLs is brought back: all are the source's")
 	return nil
 }
 

@@ -238,7 +238,7 @@ func (b *bench) run(observe func(replica.State)) (full int64, err error) {
 		return 0, err
 	case rec.Offset != b.src.end() || rec.Phase != checkpoint.PhaseStream || rec.Rejected+rec.Diverged != 0:
 		return 0, fmt.Errorf("the checkpoint is %+v", rec)
-	case ttl != 4102444800000+1000: // settled, with the grace
+	case ttl != 4102444800000:
 		return 0, fmt.Errorf("the key with a TTL expires at %d", ttl)
 	case ours != int64(len(checkpoint.Keys("test"))):
 		return 0, fmt.Errorf("the target has %d keys of ours", ours)

@@ -63,6 +63,7 @@ type rewriter struct {
 
 	then     [][]byte // to go behind what was written; nil for nothing
 	compares bool     // it has a condition that looks at the expiries that are there
+	near     int64    // the moment that it was given, if that is written shifted; 0 for none
 
 	args    [][]byte
 	second  [3][]byte // then's memory
@@ -75,27 +76,26 @@ func copiesExpiry(args [][]byte) bool {
 	return len(args) > 1 && isOneOf(args[0], "RENAME", "RENAMENX", "COPY", "MOVE")
 }
 
-// expire has t's command written as expiries are at present.
-func (a *Applier) expire(t *translated, c expireCommand, when func() int64) {
+// expire has t's command, of a database, written as expiries are at present.
+func (a *Applier) expire(t *translated, c expireCommand, db int, when func() int64) {
 	r := &a.rewriter
 	r.reset()
 	r.expiries, r.when, r.noPXAT = a.expiries, when, a.target.noPXAT
 	if args := c.write(r, t.args, c.told); args != nil {
 		t.args, t.then = args, r.then
 	}
-	switch {
-	case !r.compares:
-	case a.settling:
-		t.script = settleKeysScript
-	case a.expires && a.expiries.shift: // some of what is there may not be shifted
-		t.script = shiftKeysScript
+	if r.compares {
+		t.form = a.formOf(true)
+	}
+	if a.near != nil && r.near != 0 && !isOneOf(t.args[0], "MSETEX") { // of which the passes find the keys
+		a.near.add(db, string(t.args[1]), r.near)
 	}
 }
 
 // reset makes ready for the next command. It keeps no hold of the last one's arguments, nor of the memory that a giant one took.
 func (r *rewriter) reset() {
 	clear(r.args)
-	r.args, r.then, r.compares, r.second = r.args[:0], nil, false, [3][]byte{}
+	r.args, r.then, r.compares, r.near, r.second = r.args[:0], nil, false, 0, [3][]byte{}
 	if cap(r.args) > keepAtMost/24 {
 		r.args = nil
 	}
@@ -121,6 +121,9 @@ func (r *rewriter) moment(arg []byte, how told, shift int64) (digits []byte, ok 
 		ms += r.now()
 	}
 	ms = max(1, ms) // 0 and what is before it are no moments to SET and RESTORE
+	if ms < r.expiries.below {
+		r.near = ms
+	}
 	r.number = strconv.AppendInt(r.number[:0], r.expiries.moment(ms, shift), 10)
 	return r.number, true
 }
@@ -167,7 +170,9 @@ func (r *rewriter) expireFields(args [][]byte, how told) [][]byte {
 	if len(args) < 5 {
 		return nil
 	}
-	r.compares = !isOneOf(args[3], "FIELDS")
+	if r.compares = !isOneOf(args[3], "FIELDS"); r.compares && r.expiries.below > 0 {
+		r.expiries.below = distant // shifted, and compared with what is shifted: see formOf
+	}
 	if r.keeps(how) {
 		return nil
 	}

@@ -1,11 +1,6 @@
 package applier
 
-import (
-	"context"
-
-	"redferry/applier/checkpoint"
-	"redferry/replica"
-)
+import "redferry/applier/checkpoint"
 
 // A target is a primary: it expires keys by itself, and so would lose one whose TTL is renewed on the source before the renewal has arrived here. A real replica never
 // does that; it waits for the source's DEL. To be like it on any target, every expiry is written *shifted* by a constant, so that nothing expires here, and the
@@ -30,11 +25,9 @@ const (
 	distant = 1 << 44
 )
 
-// expiries is how expiries are written at present. The zero value writes them as they are.
-type expiries struct {
-	shift bool
-	grace int64 // ms; what an expiry is put off that is not shifted, so that a renewal may be late
-}
+// expiries is how expiries are written at present: shifted if they are before a moment, and else as they are. The zero value writes all as they
+// are; with distant as the moment all that may be shifted is.
+type expiries struct{ below int64 }
 
 // key is what is written for a key's expiry, a Unix time in ms.
 func (x expiries) key(ms int64) int64 { return x.moment(ms, keyShift) }
@@ -48,129 +41,53 @@ func (x expiries) moment(ms, shift int64) int64 {
 		return ms
 	case isShifted(ms, shift): // an original: it must not be taken for a shifted one later
 		return shift + distant
-	case ms >= distant:
-		return ms
-	case x.shift:
+	case ms < x.below:
 		return ms + shift
 	}
-	return ms + x.grace
+	return ms
 }
 
 // isShifted tells a shifted moment.
 func isShifted(ms, shift int64) bool { return ms >= shift && ms < shift+distant }
 
 // usual is how this migration writes expiries, but while it settles.
-func (a *Applier) usual() expiries { return expiries{shift: a.Expiry == Shift} }
+func (a *Applier) usual() expiries {
+	if a.Expiry == Shift {
+		return expiries{below: distant}
+	}
+	return expiries{}
+}
 
 // writeExpiries has the units to come written so, and returns the offset up to which they are written as before.
-func (a *Applier) writeExpiries(x expiries, settling bool) (from int64) {
+func (a *Applier) writeExpiries(x expiries, n *near) (from int64) {
 	a.queue.mu.Lock()
 	defer a.queue.mu.Unlock()
-	a.expiries, a.settling, a.expires = x, settling, a.expires || settling
+	a.expiries, a.near = x, n
 	return a.taken
 }
 
-// resetExpiries is for a beginning: whatever was settled before, from here on the target may be behind again.
+// resetExpiries is for a beginning: whatever was settled before, from here on all is shifted.
 func (a *Applier) resetExpiries() {
 	a.queue.mu.Lock()
 	defer a.queue.mu.Unlock()
-	a.expiries, a.settling, a.settled, a.taken, a.swapped = a.usual(), false, false, 0, 0
+	a.expiries, a.near, a.notes, a.taken, a.swapped = a.usual(), nil, nil, 0, 0
+	a.back = newShifting()
 }
 
-// expectExpiry says, by the record, whether the target may expire keys by itself. No Commit may be running.
+// expectExpiry says, by the record, what the target may have expired by itself, and may yet. No Commit may be running.
 func (a *Applier) expectExpiry() {
 	a.queue.mu.Lock()
 	defer a.queue.mu.Unlock()
-	a.expires = a.Expiry == AsIs || a.Expiry == Shift && a.rec.Expiry == checkpoint.Mixed
+	a.real, a.expires = realFrom(&a.rec), a.Expiry == AsIs || a.rec.Expired != 0
 }
 
-// noteSettling has the record say what Settle is about, in case that this process does not come to its end, and lets Settle begin once the target has that. It is for Commit,
-// whose the record is.
-func (a *Applier) noteSettling() {
-	a.queue.mu.Lock()
-	defer a.queue.mu.Unlock()
-	if a.settling && a.rec.Expiry == string(Shift) {
-		a.rec.Expiry = checkpoint.Mixed
-		a.changes++
-		a.mixed = a.changes
+// realFrom is the moment before which no expiry in the target is the source's, but for those that somebody else has written there.
+func realFrom(r *checkpoint.Record) int64 {
+	switch r.Expiry {
+	case string(Shift):
+		return distant
+	case checkpoint.Mixed:
+		return r.RealFrom
 	}
-	if a.noted != nil && a.written >= a.mixed {
-		close(a.noted)
-		a.noted = nil
-	}
-}
-
-// awaitNote waits until Commit has noted that the target is being settled.
-func (a *Applier) awaitNote(ctx context.Context) error {
-	noted := make(chan struct{})
-	a.queue.mu.Lock()
-	a.noted = noted
-	a.queue.mu.Unlock()
-	wake(a.queue.asked)
-	select {
-	case <-noted:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// Settle implements [replica.Sink].
-func (a *Applier) Settle(ctx context.Context) error {
-	if a.Expiry == Shift {
-		if err := a.settle(ctx); err != nil {
-			a.writeExpiries(a.usual(), false)
-			return err
-		}
-	}
-	a.queue.mu.Lock()
-	defer a.queue.mu.Unlock()
-	a.settled = true
-	return nil
-}
-
-// settle settles what is in the target, while nothing shifted comes to it any more. A SWAPDB takes keys to where they were looked for already: then all is looked at once more.
-func (a *Applier) settle(ctx context.Context) error {
-	from := a.writeExpiries(expiries{grace: a.TTLGrace.Milliseconds()}, true)
-	if err := a.awaitNote(ctx); err != nil {
-		return err
-	}
-	s := &settler{target: a.Target, grace: a.TTLGrace, busy: a.writing.Load, report: a.showSettling}
-	for {
-		swapped := a.lastSwap()
-		if err := replica.Reach(ctx, a, max(from, swapped)); err != nil {
-			return err
-		}
-		if err := s.run(ctx, a.client, a.owner); err != nil {
-			return err
-		}
-		if a.lastSwap() == swapped {
-			return nil
-		}
-	}
-}
-
-func (a *Applier) lastSwap() int64 {
-	a.queue.mu.Lock()
-	defer a.queue.mu.Unlock()
-	return a.swapped
-}
-
-func (a *Applier) showSettling(s Settling) {
-	a.Status.SettleSeen.Store(s.Looked)
-	a.Status.SettleTotal.Store(s.Keys)
-	a.Status.Settled.Store(s.Settled + s.Fields)
-}
-
-// saySettled is Commit's last word after Settle has come to its end: the checkpoint says that expiries are as they are, and import mode is over.
-func (a *Applier) saySettled(ctx context.Context) error {
-	a.queue.mu.Lock()
-	settled := a.settled
-	a.queue.mu.Unlock()
-	if !settled {
-		return nil
-	}
-	ctx, cancel := lasting(ctx)
-	defer cancel()
-	return a.changeExpiry(ctx, AsIs)
+	return 0
 }

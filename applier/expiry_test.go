@@ -6,7 +6,7 @@ import "testing"
 func TestExpiries(t *testing.T) {
 	const year = 365 * 24 * 3600 * 1000
 	const now, in260 = 1_800_000_000_000, 1_800_000_000_000 + 260*year
-	shifted, settling := expiries{shift: true}, expiries{grace: 1000}
+	shifted, settling := expiries{below: distant}, expiries{below: now + 1000}
 	tests := []struct {
 		name       string
 		x          expiries
@@ -22,14 +22,16 @@ func TestExpiries(t *testing.T) {
 		{"shifted, the last that is", shifted, distant - 1, keyShift + distant - 1, fieldShift + distant - 1},
 		{"shifted, one that looks like a shifted key", shifted, keyShift + 1, keyShift + distant, keyShift + 1},
 		{"shifted, one that looks like a shifted field", shifted, fieldShift, fieldShift, fieldShift + distant},
-		{"settling", settling, now, now + 1000, now + 1000},
+		{"settling, near", settling, now + 999, now + 999 + keyShift, now + 999 + fieldShift},
+		{"settling, far enough", settling, now + 1000, now + 1000, now + 1000},
+		{"settling, one that looks like a shifted key", settling, keyShift + 1, keyShift + distant, keyShift + 1},
 		{"settling, distant", settling, 1 << 60, 1 << 60, 1 << 60},
 	}
 	for _, test := range tests {
 		if key, field := test.x.key(test.ms), test.x.field(test.ms); key != test.key || field != test.field {
 			t.Errorf("%s: got %d for a key and %d for a field, want %d and %d", test.name, key, field, test.key, test.field)
 		}
-		if test.x.shift && test.ms < distant != isShifted(test.x.key(test.ms), keyShift) {
+		if test.x == shifted && test.ms < distant != isShifted(test.x.key(test.ms), keyShift) {
 			t.Errorf("%s: isShifted of what is written: %v", test.name, test.ms >= distant)
 		}
 	}

@@ -97,7 +97,6 @@ func (a *Applier) land(ctx context.Context, f *flight, before error) (committed 
 		a.stored = stored
 		if f.whole {
 			a.written = f.changes
-			a.noteSettling()
 			a.takeNotes()
 		}
 	}
@@ -165,8 +164,9 @@ func (a *Applier) packCommands(p *pipeline, b *batch, from, end int) (lost bool)
 		if c.skip {
 			continue
 		}
-		if c.script != "" {
-			p.queue(c.db, a.prepareKey(p.b, c.script, b.argument(i, 1)), refOwn)
+		if c.form != (formKey{}) {
+			key := rueidis.BinaryString(b.argument(i, 1))
+			p.queue(c.db, p.b.Eval().Script(formScript).Numkeys(1).Key(key).Arg(c.form.arguments()...).Build(), refOwn)
 		}
 		p.queue(c.db, b.build(p.b, i), i)
 		switch c.effect {
@@ -179,12 +179,6 @@ func (a *Applier) packCommands(p *pipeline, b *batch, from, end int) (lost bool)
 		}
 	}
 	return lost
-}
-
-// prepareKey settles or shifts one key.
-func (a *Applier) prepareKey(b rueidis.Builder, script string, key []byte) rueidis.Completed {
-	grace := strconv.FormatInt(a.TTLGrace.Milliseconds(), 10)
-	return b.Eval().Script(script).Numkeys(1).Key(rueidis.BinaryString(key)).Arg(grace).Build()
 }
 
 // restoreOwner writes what a command of the same transaction has removed or moved, but for the checkpoint.

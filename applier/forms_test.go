@@ -34,11 +34,11 @@ func TestForms(t *testing.T) {
 		{"a channel of another case", "PUBLISH __SENTINEL__:hello x", ""},
 		{"PUBLISH of nothing", "PUBLISH", ""},
 
-		{"EVAL", "EVAL script 2 k l m", "EVAL script 2 k l m; EVAL SHIFT 2 k l 0"},
+		{"EVAL", "EVAL script 2 k l m", "EVAL script 2 k l m; EVAL SHIFT 2 k l 0 0 0 0 17592186044416 0"},
 		{"EVAL without keys", "EVAL script 0 m", ""},
 		{"EVAL of less keys than it says", "EVAL script 2 k", ""},
-		{"EVALSHA", "evalsha 1234 1 k", "evalsha 1234 1 k; EVAL SHIFT 1 k 0"},
-		{"EVALSHA of a known script", "evalsha 40BD001563085fc35165329ea1ff5c5ecbdbbeef 1 k m", "EVAL 123 1 k m; EVAL SHIFT 1 k 0"},
+		{"EVALSHA", "evalsha 1234 1 k", "evalsha 1234 1 k; EVAL SHIFT 1 k 0 0 0 0 17592186044416 0"},
+		{"EVALSHA of a known script", "evalsha 40BD001563085fc35165329ea1ff5c5ecbdbbeef 1 k m", "EVAL 123 1 k m; EVAL SHIFT 1 k 0 0 0 0 17592186044416 0"},
 		{"FUNCTION RESTORE of no payload", "FUNCTION RESTORE x APPEND", ""},
 		{"a renamed command", "trimmed s MAXLEN = 5 LIMIT 10", "XTRIM s MAXLEN = 5"},
 	} {
@@ -48,7 +48,7 @@ func TestForms(t *testing.T) {
 		got, drop, err := a.translate(&replica.Unit{}, replica.Command{Args: words(test.command)})
 		text := string(bytes.Join(got.args, []byte(" ")))
 		if got.then != nil {
-			text += "; " + strings.Replace(string(bytes.Join(got.then, []byte(" "))), shiftKeysScript, "SHIFT", 1)
+			text += "; " + strings.Replace(string(bytes.Join(got.then, []byte(" "))), formScript, "SHIFT", 1)
 		}
 		if drop {
 			text = "-"

@@ -79,6 +79,16 @@ func (a *Applier) importWas() string {
 
 // takeUpExpiry has the checkpoint that was found say how this run writes expiries.
 func (a *Applier) takeUpExpiry(ctx context.Context) error {
+	if a.rec.Phase == checkpoint.PhaseStream && a.Expiry != AsIs {
+		now, err := a.targetTime(ctx)
+		if err != nil {
+			return err
+		}
+		if a.rec.Expiry != string(Import) && now.UnixMilli() >= realFrom(&a.rec) {
+			a.noteExpired(&a.rec)
+			a.changes++
+		}
+	}
 	switch {
 	case a.rec.Expiry == string(a.Expiry), a.rec.Expiry == checkpoint.Mixed:
 	case a.Expiry == Shift:
@@ -101,7 +111,7 @@ func (a *Applier) changeExpiry(ctx context.Context, to Expiry) error {
 	s := session{a: a}
 	defer s.close()
 	v, err := s.run(ctx, func(p *pipeline) {
-		r := checkpoint.Record{Expiry: string(to), ImportWas: was}
+		r := checkpoint.Record{Expiry: string(to), ImportWas: was, Expired: a.rec.Expired}
 		p.hset(checkpoint.Key(a.Name), r.ExpiryFields())
 		if mode != "" {
 			p.importMode(mode)
@@ -114,7 +124,7 @@ func (a *Applier) changeExpiry(ctx context.Context, to Expiry) error {
 	if v.unguarded {
 		return a.diverge(ctx, v)
 	}
-	a.rec.Expiry, a.rec.ImportWas = string(to), was
+	a.rec.Expiry, a.rec.ImportWas, a.rec.RealFrom = string(to), was, 0
 	a.imports.set(to == Import)
 	return nil
 }

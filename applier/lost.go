@@ -12,10 +12,11 @@ var _ replica.ReplyRecord = (*Applier)(nil)
 
 // comparison is what Compared has to tell Commit, whose the record is.
 type comparison struct {
-	parts  []replica.Range
-	differ int64
-	first  []string
-	noted  chan struct{} // closed when the record says so
+	parts   []replica.Range
+	expired int64 // of all keys: the record's Expired when it began; 0 otherwise
+	differ  int64
+	first   []string
+	noted   chan struct{} // closed when the record says so
 }
 
 // Unchecked implements [replica.ReplyRecord].
@@ -54,7 +55,11 @@ func (a *Applier) Keys(u *replica.Unit, add func(key []byte)) (all bool) {
 
 // Compared implements [replica.ReplyRecord].
 func (a *Applier) Compared(ctx context.Context, parts []replica.Range, differ int64, first []string) error {
-	c := comparison{parts, differ, first, make(chan struct{})}
+	return a.tellCompared(ctx, comparison{parts: parts, differ: differ, first: first})
+}
+
+func (a *Applier) tellCompared(ctx context.Context, c comparison) error {
+	c.noted = make(chan struct{})
 	a.mu.Lock()
 	a.compared = append(a.compared, c)
 	a.mu.Unlock()
@@ -75,8 +80,13 @@ func (a *Applier) noteCompared() {
 	a.mu.Unlock()
 	for _, c := range compared {
 		a.rec.NoteCompared(c.parts)
+		if c.expired != 0 && a.rec.Expired <= c.expired {
+			a.rec.Expired = 0
+		}
 		a.changes++
-		if c.differ > 0 {
+		if c.expired != 0 {
+			a.Log.Info().Msg("all keys are equal to the source's, also those that the target may have expired by itself")
+		} else if c.differ > 0 {
 			a.rec.NoteDivergence(checkpoint.LostReply, c.differ)
 			a.showDivergence()
 			a.Log.Warn().Int64("count", c.differ).Strs("first", c.first).Msg("replies to some writes were lost, and the keys that they were about differ from the source's")

@@ -152,9 +152,9 @@ func claimBeside(
 }
 
 // Settle writes the expiries that are shifted in the target as the source has them: from then on the target expires by itself. report, which may be nil, is told after
-// each step, many times a second, how far it is; the Settling that is returned is the last, also beside an error. A migration that a cutover has completed is settled.
+// each step, many times a second, how far it is; the Settling that is returned is the last, also beside an error. A migration that a cutover has completed is settled, unless its run has ended before it was.
 func (r *Reset) Settle(ctx context.Context, report func(Settling)) (Settling, error) {
-	if r.owner == nil || r.Before.Record.Phase == checkpoint.PhaseCompleted {
+	if r.owner == nil || r.Before.Record.Phase == checkpoint.PhaseCompleted && r.Before.Record.Expiry != checkpoint.Mixed {
 		return Settling{}, nil
 	}
 	s := &settler{target: r.target, report: report}

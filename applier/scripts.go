@@ -80,10 +80,10 @@ func scriptForm(a *Applier, t translated, _ spot) (translated, bool, error) {
 		t.args = r.args
 	}
 	n, err := strconv.Atoi(string(t.args[2]))
-	if a.expiries.shift && err == nil && n > 0 && n <= len(t.args)-3 {
+	if a.expiries.below > 0 && err == nil && n > 0 && n <= len(t.args)-3 {
 		r.second = append(append(r.second, nameEval, shiftScript), t.args[2:3+n]...)
-		r.second = append(r.second, noGrace)
-		t.then = r.second
+		t.then = append(r.second, shiftArguments(a.expiries.below)...)
+		r.second = t.then
 	}
 	return t, false, nil
 }
@@ -116,9 +116,24 @@ func (a *Applier) hasScript(ctx context.Context, b *batch, i int) error {
 }
 
 var (
-	shiftScript = []byte(shiftKeysScript)
-	noGrace     = []byte("0")
+	shiftScript = []byte(formScript)
+	shiftAll    = argumentsBelow(distant) // while the target is not settled
 )
+
+// shiftArguments are those of shiftScript: what the script has set is real, and is to be shifted below a moment.
+func shiftArguments(below int64) [][]byte {
+	if below == distant {
+		return shiftAll
+	}
+	return argumentsBelow(below)
+}
+
+func argumentsBelow(below int64) (args [][]byte) {
+	for _, arg := range (split{below: below}).arguments(0, 0, "0", 0) {
+		args = append(args, []byte(arg))
+	}
+	return args
+}
 
 // notTheScript are parts of a failed script's error that say: it failed because of this target, and not as it did at the source.
 var notTheScript = []string{

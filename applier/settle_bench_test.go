@@ -77,7 +77,7 @@ func BenchmarkSettleBesideStream(b *testing.B) {
 				ctx, stop := context.WithCancel(b.Context())
 				done := make(chan error)
 				began := time.Now()
-				go func() { done <- a.Settle(ctx) }()
+				go func() { done <- a.Settle(ctx, 0) }()
 				beside = append(beside, a.flood(b).Seconds())
 				stop()
 				if err := <-done; !errors.Is(err, context.Canceled) {

@@ -78,7 +78,7 @@ func TestSettlesBesideAStreamThatNeverPauses(t *testing.T) {
 			t.Fatalf("after %d commands: %v", i, err)
 		}
 		if i == 50_000 {
-			go func() { settled <- a.Settle(ctx) }()
+			go func() { settled <- a.Settle(ctx, 0) }()
 		}
 	}
 	if err := <-settled; err != nil {

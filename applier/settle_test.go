@@ -17,8 +17,6 @@ import (
 	"redferry/replica"
 )
 
-const testGrace = time.Second
-
 // place is a key, or a field of a hash.
 type place struct {
 	db         int
@@ -27,10 +25,10 @@ type place struct {
 
 // expiryCases are what a target may hold, with what settling makes of it: a moment of 0 is none, and of -1 that there is no key any more.
 func expiryCases(shift int64) (cases []struct{ was, is int64 }) {
-	grace, now := testGrace.Milliseconds(), time.Now()
+	now := time.Now()
 	add := func(was, is int64) { cases = append(cases, struct{ was, is int64 }{was, is}) }
 	for _, original := range []int64{now.Add(time.Hour).UnixMilli(), now.AddDate(60, 0, 0).UnixMilli(), now.AddDate(260, 0, 0).UnixMilli(), distant - 1} {
-		add(shift+original, original+grace)
+		add(shift+original, original)
 	}
 	add(shift+now.Add(-time.Hour).UnixMilli(), -1)
 	add(shift, -1)
@@ -105,7 +103,7 @@ func (u *unsettled) fill(t *testing.T, db, keys int) {
 		}
 		due := time.Now().Add(time.Hour).UnixMilli()
 		cmds = append(cmds, []string{"PEXPIREAT", name, strconv.FormatInt(keyShift+due, 10)})
-		u.want[place{db, name, ""}] = due + testGrace.Milliseconds()
+		u.want[place{db, name, ""}] = due
 		u.keys++
 	}
 	u.pipeline(t, db, cmds)
@@ -132,9 +130,7 @@ func (u *unsettled) pipeline(t *testing.T, db int, cmds [][]string) []rueidis.Re
 	return results
 }
 
-func (u *unsettled) settler() *settler {
-	return &settler{grace: testGrace}
-}
+func (u *unsettled) settler() *settler { return &settler{} }
 
 // ask is the command that asks for a place's expiry.
 func (u *unsettled) ask(p place) []string {
@@ -294,7 +290,7 @@ func TestSettlerAtAnotherServer(t *testing.T) {
 	other.check(t)
 }
 
-// The application goes on meanwhile, by the stream: new expiries are as they are, with the grace; and a key that takes its expiry elsewhere is settled before it does.
+// The application goes on meanwhile, by the stream: new expiries are as they are; and a key that takes its expiry elsewhere is settled before it does.
 func TestSettlerBesideAWriter(t *testing.T) {
 	for _, b := range redistest.Servers(t) {
 		t.Run(b.Name, func(t *testing.T) {
@@ -338,7 +334,7 @@ func (u *unsettled) write(t *testing.T, i int) {
 	case 0:
 		to := place{from.db, fmt.Sprintf("new:%d", i), ""}
 		u.pipeline(t, from.db, [][]string{
-			{"MULTI"}, {"EVAL", settleKeysScript, "1", from.key, strconv.FormatInt(testGrace.Milliseconds(), 10)}, {"RENAME", from.key, to.key}, {"EXEC"},
+			{"MULTI"}, formOf(from.key), {"RENAME", from.key, to.key}, {"EXEC"},
 		})
 		u.want[to], u.want[from] = is, -1
 	case 1:
@@ -368,7 +364,7 @@ func TestSettlerMovedKeys(t *testing.T) {
 		"by a unit that settles them": {3, func(t *testing.T, u *unsettled, s *settler) {
 			for _, key := range u.DB(5).DoStrings(t, "KEYS", "*") {
 				u.pipeline(t, 5, [][]string{
-					{"MULTI"}, {"EVAL", settleKeysScript, "1", key, strconv.FormatInt(testGrace.Milliseconds(), 10)}, {"MOVE", key, "3"}, {"EXEC"},
+					{"MULTI"}, formOf(key), {"MOVE", key, "3"}, {"EXEC"},
 				})
 			}
 		}},
@@ -423,7 +419,7 @@ func TestSettlerIsFenced(t *testing.T) {
 					t.Errorf("epoch %q: got %v", tt.epoch, err)
 				}
 				if reply, err := u.client.Do(context.Background(), u.client.B().Eval().Script(settleHashScript).Numkeys(2).Key(checkpoint.OwnerKey("test"), "huge").
-					Arg("0", "7", "0", "0").Build()).AsStrSlice(); err != nil || len(reply) != 1 || reply[0] != tt.epoch {
+					Arg("0", "7", "0", "0", "0", "0").Build()).AsStrSlice(); err != nil || len(reply) != 1 || reply[0] != tt.epoch {
 					t.Errorf("epoch %q: of a hash: got %q, %v", tt.epoch, reply, err)
 				}
 				if after := u.Info(t, "persistence")["rdb_changes_since_last_save"]; after != before {
@@ -451,6 +447,11 @@ func TestSettlerFullTarget(t *testing.T) {
 	}
 }
 
+// formOf is the command that makes all of a key's expiries real.
+func formOf(key string) []string {
+	return append([]string{"EVAL", formScript, "1", key}, formKey{}.arguments()...)
+}
+
 // A busy target gives at most a twelfth of its time.
 func TestSettlerYields(t *testing.T) {
 	u := newUnsettled(t, redistest.Latest(t), 3000)
@@ -469,27 +470,99 @@ func TestSettlerYields(t *testing.T) {
 	}
 }
 
-// settleKeysScript settles keys whole, whatever their size, on servers of which it is not known whether their fields expire.
-func TestSettleKeys(t *testing.T) {
+// A step that took long because the target stalled does not keep the pass off the target for long.
+func TestSettlerYieldsNotForLong(t *testing.T) {
+	u := newUnsettled(t, redistest.Latest(t), 300)
+	s := u.settler()
+	s.busy = func() bool { return true }
+	var thawed time.Time
+	s.report = func(at Settling) {
+		if at.Pass == 1 && at.Looked == 0 {
+			u.Freeze()
+			time.AfterFunc(2*time.Second, func() { thawed = time.Now(); u.Thaw() })
+		}
+	}
+	if err := s.run(context.Background(), u.client, u.owner); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(thawed); took > 15*time.Second {
+		t.Errorf("it took %v after a stall of 2 s", took)
+	}
+	u.check(t)
+}
+
+// The form goes both ways: what is real from a moment on is shifted again, what is earlier stays, and back again nothing is lost.
+func TestSettlerShiftsAgain(t *testing.T) {
 	for _, b := range redistest.Servers(t) {
 		t.Run(b.Name, func(t *testing.T) {
-			u := newUnsettled(t, b, 3)
-			keys := []string{"key:0", "nothing", "huge", "small"}
-			for _, want := range []map[bool][]int64{{false: {3, 0}, true: {3, u.shiftedFields("huge") + u.shiftedFields("small")}}, {false: {0, 0}, true: {0, 0}}} {
-				cmd := append(append([]string{"EVAL", settleKeysScript, "4"}, keys...), "1000")
-				m := u.Do(t, cmd...)
-				if got, err := m.AsIntSlice(); err != nil || got[0] != want[b.HasFieldTTL()][0] || got[1] != want[b.HasFieldTTL()][1] {
-					t.Errorf("got %v, %v; want %v", got, err, want[b.HasFieldTTL()])
+			t.Parallel()
+			ctx := context.Background()
+			u := newUnsettled(t, b, 3000)
+			half := time.Now().Add(30 * time.Minute).UnixMilli() // the cases have an hour before and behind now
+			kept := newNear()
+			s := &settler{form: split{half, half}, once: true, near: kept}
+			if err := s.run(ctx, u.client, u.owner); err != nil {
+				t.Fatal(err)
+			}
+			over := 0 // what is over by now is all that is shifted still
+			for _, run := range kept.nearest() {
+				over += len(run.keys)
+			}
+			if over < 100 || s.at.Pass != 1 || s.at.Settled == 0 {
+				t.Errorf("%d keys are near after %+v", over, s.at)
+			}
+			settled := s.at.Settled
+			again := &settler{form: split{half, distant}}
+			if err := again.run(ctx, u.client, u.owner); err != nil {
+				t.Fatal(err)
+			}
+			// Of those that never were shifted it takes the ones that could be a migration's, too.
+			if again.at.Settled < settled || again.at.Pass != 2 {
+				t.Errorf("%d were settled, and %+v", settled, again.at)
+			}
+			for _, run := range kept.nearest() {
+				if err := again.list(ctx, u.client, u.owner, run.db, run.keys); err != nil {
+					t.Fatal(err)
 				}
 			}
+			if err := u.settler().run(ctx, u.client, u.owner); err != nil {
+				t.Fatal(err)
+			}
+			u.check(t)
+		})
+	}
+}
+
+// A list of keys is settled without a look at any other.
+func TestSettlerOfAList(t *testing.T) {
+	for _, b := range oldestAndLatest(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			u := newUnsettled(t, b, 30)
+			keys := []string{"key:0", "nothing", "huge", "small"}
+			s := u.settler()
+			if err := s.list(context.Background(), u.client, u.owner, 2, keys); err != nil {
+				t.Fatal(err)
+			}
+			want := int64(0)
+			if b.HasFieldTTL() {
+				want = u.shiftedFields("huge") + u.shiftedFields("small")
+			}
+			if s.at.Settled != 3 || s.at.Fields != want {
+				t.Errorf("got %+v, want 3 keys and %d fields", s.at, want)
+			}
 			for p := range u.want {
-				if p.db != 0 || p.key != "key:0" && p.key != "huge" && p.key != "small" {
+				if p.db != 2 || p.key != "key:0" && p.key != "huge" && p.key != "small" {
 					delete(u.want, p)
 				}
 			}
 			u.check(t)
 		})
 	}
+}
+
+func oldestAndLatest(t *testing.T) []redistest.Build {
+	builds := redistest.Servers(t)
+	return []redistest.Build{builds[0], redistest.Latest(t)}
 }
 
 func (u *unsettled) shiftedFields(key string) (n int64) {

@@ -57,13 +57,18 @@ func (s Settling) share() float64 {
 }
 
 // idleShare is how much longer than a step the pass keeps off a target that has better to do: it has the twelfth part of the target's time then, and a stream which takes
-// all of it goes on with nine tenths of its speed and more.
-const idleShare = 11
+// all of it goes on with nine tenths of its speed and more. A step that took long because the target stalled says nothing of its speed: hence idleMost.
+const (
+	idleShare = 11
+	idleMost  = 250 * time.Millisecond
+)
 
-// settler settles a whole target: pass after pass over all its databases, until one has found nothing shifted. Its memory does not grow with the target.
+// settler gives all expiries in a target their form, pass after pass over all its databases, until one has found nothing to do. Its memory does not grow with the target.
 type settler struct {
 	target replica.Endpoint
-	grace  time.Duration
+	form   split
+	once   bool           // one whole pass is enough: what it misses may stay as it is
+	near   *near          // takes the keys that are left shifted; nil for nobody
 	busy   func() bool    // the target has better to do: see idleShare; nil for never
 	report func(Settling) // called by run after each step; nil for nobody
 
@@ -79,16 +84,17 @@ type settler struct {
 	at        Settling
 }
 
+// split is what settling makes of expiries: shifted ones from below on become real, and real ones in [real, below) are shifted. The zero value makes all real.
+type split struct{ real, below int64 }
+
 // rewind makes a run that goes on begin its pass anew: a SWAPDB has taken keys to where it was already. It is called once that has been written.
 func (s *settler) rewind() { s.rewound.Store(true) }
 
-// run settles until a whole pass has found nothing: from then on nothing in the target is shifted, if nothing was written so from run's beginning on. An error leaves
+// run settles until a whole pass has found nothing to do: from then on all in the target has its form, if nothing was written otherwise from run's beginning on. An error leaves
 // the pass where it is, and the next run goes on there, unless the target is another server by then. client stays the caller's; o is its claim to the migration:
 // once that is void nothing is written any more, and the error is a Stop of kind Fenced, or errLost.
 func (s *settler) run(ctx context.Context, client rueidis.Client, o *owner) error {
-	dedicated, release := client.Dedicate() // where a command ends with its context
-	s.conn, s.owner = &conn{DedicatedClient: dedicated, release: release}, o
-	defer s.conn.close()
+	defer s.open(client, o)()
 	info, err := s.info(ctx)
 	if err != nil {
 		return err
@@ -121,8 +127,32 @@ func (s *settler) run(ctx context.Context, client rueidis.Client, o *owner) erro
 	}
 }
 
+// list settles these keys of a database, before a run that looks at all.
+func (s *settler) list(ctx context.Context, client rueidis.Client, o *owner, db int, keys []string) error {
+	defer s.open(client, o)()
+	for part := range slices.Chunk(keys, listStep) {
+		if err := s.settle(ctx, settleListScript, db, "0", part...); err != nil {
+			return err
+		}
+		s.tell()
+	}
+	return nil
+}
+
+// listStep is how many keys of a list are settled in one step: some milliseconds' work.
+const listStep = 500
+
+func (s *settler) open(client rueidis.Client, o *owner) (end func()) {
+	dedicated, release := client.Dedicate() // where a command ends with its context
+	s.conn, s.owner = &conn{DedicatedClient: dedicated, release: release}, o
+	return s.conn.close
+}
+
 // done tells whether a pass that has come to its end was the last: it has found nothing, and nothing has come to where it was not.
 func (s *settler) done(there []replica.Database) bool {
+	if s.once {
+		return !s.rewound.Load()
+	}
 	appeared := slices.ContainsFunc(there, func(d replica.Database) bool { return !slices.Contains(s.databases, d.Number) })
 	return !s.at.found && !appeared && !s.rewound.Load()
 }
@@ -144,35 +174,42 @@ func (s *settler) begin(there []replica.Database, again bool) {
 // step settles what comes next in the pass. The cursor moves on once all of it is settled.
 func (s *settler) step(ctx context.Context) error {
 	began := time.Now()
-	reply, err := s.do(ctx, settlePageScript, 5, s.cursor)
-	if err != nil {
+	if err := s.settle(ctx, settlePageScript, s.databases[s.db], s.cursor); err != nil {
 		return err
 	}
-	s.count(reply[2], reply[3])
-	large, _ := reply[4].AsStrSlice()
-	for _, key := range large {
-		if err := s.hash(ctx, key); err != nil {
-			return err
-		}
-	}
-	if s.cursor, _ = reply[0].ToString(); s.cursor == "0" {
+	if s.cursor == "0" {
 		s.db++
 	}
-	looked, _ := reply[1].AsInt64()
-	s.at.Looked += looked
 	s.at.took += time.Since(began)
 	s.tell()
 	return nil
 }
 
+// settle runs a script that settles what comes at a cursor, or these keys, and then what that has left: the fields of large hashes.
+func (s *settler) settle(ctx context.Context, script string, db int, cursor string, keys ...string) error {
+	reply, err := s.do(ctx, script, db, cursor, keys...)
+	if err != nil {
+		return err
+	}
+	s.count(db, reply)
+	large, _ := reply[4].AsStrSlice()
+	for _, key := range large {
+		if err := s.hash(ctx, db, key); err != nil {
+			return err
+		}
+	}
+	s.cursor, _ = reply[0].ToString()
+	return nil
+}
+
 // hash settles the fields of a large hash, a portion at a time.
-func (s *settler) hash(ctx context.Context, key string) error {
+func (s *settler) hash(ctx context.Context, db int, key string) error {
 	for cursor := "0"; ; {
-		reply, err := s.do(ctx, settleHashScript, 3, cursor, key)
+		reply, err := s.do(ctx, settleHashScript, db, cursor, key)
 		if err != nil {
 			return err
 		}
-		s.count(reply[1], reply[2])
+		s.count(db, reply)
 		s.tell()
 		if cursor, _ = reply[0].ToString(); cursor == "0" {
 			return nil
@@ -180,20 +217,29 @@ func (s *settler) hash(ctx context.Context, key string) error {
 	}
 }
 
-// count takes what a script says that it has settled.
-func (s *settler) count(keys, fields rueidis.RedisMessage) {
-	k, _ := keys.AsInt64()
-	f, _ := fields.AsInt64()
+// count takes what a script says that it has done.
+func (s *settler) count(db int, reply []rueidis.RedisMessage) {
+	looked, _ := reply[1].AsInt64()
+	k, _ := reply[2].AsInt64()
+	f, _ := reply[3].AsInt64()
+	s.at.Looked += looked
 	s.at.Settled += k
 	s.at.Fields += f
-	s.at.found = s.at.found || k+f > 0
+	s.at.found = s.at.found || k+f > 0 && !s.once
+	nearest, _ := reply[5].AsStrSlice()
+	for i := 0; i+1 < len(nearest); i += 2 {
+		s.near.add(db, nearest[i], parseInt(nearest[i+1]))
+	}
 }
 
-// do runs a script of the pass, which gives so many replies, and then keeps off the target for as long as it has to.
-func (s *settler) do(ctx context.Context, script string, replies int, cursor string, keys ...string) ([]rueidis.RedisMessage, error) {
+// settleReplies is how many replies each of the scripts gives.
+const settleReplies = 6
+
+// do runs a script of the pass, and then keeps off the target for as long as it has to.
+func (s *settler) do(ctx context.Context, script string, db int, cursor string, keys ...string) ([]rueidis.RedisMessage, error) {
 	began := time.Now()
 	reply, err := s.conn.Do(ctx, s.conn.B().Eval().Script(script).Numkeys(int64(1+len(keys))).Key(checkpoint.OwnerKey(s.owner.name)).Key(keys...).
-		Arg(strconv.FormatInt(s.grace.Milliseconds(), 10), strconv.FormatInt(s.owner.epoch, 10), strconv.Itoa(s.databases[s.db]), cursor).Build()).ToArray()
+		Arg(s.form.arguments(s.owner.epoch, db, cursor, s.near.cutoff())...).Build()).ToArray()
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("settle expiries: %w", replica.AuthStop("target", s.target, err))
@@ -202,16 +248,24 @@ func (s *settler) do(ctx context.Context, script string, replies int, cursor str
 			return nil, s.owner.fenced()
 		}
 		return nil, errLost
-	case len(reply) != replies:
-		return nil, fmt.Errorf("settle expiries: the target gave %d replies for %d", len(reply), replies)
+	case len(reply) != settleReplies:
+		return nil, fmt.Errorf("settle expiries: the target gave %d replies for %d", len(reply), settleReplies)
 	}
 	if s.busy != nil && s.busy() {
 		select {
 		case <-ctx.Done():
-		case <-time.After(idleShare * time.Since(began)):
+		case <-time.After(min(idleShare*time.Since(began), idleMost)):
 		}
 	}
 	return reply, nil
+}
+
+// arguments are the ARGV of settling's scripts.
+func (f split) arguments(epoch int64, db int, cursor string, cut int64) []string {
+	return []string{
+		strconv.FormatInt(f.real, 10), strconv.FormatInt(epoch, 10), strconv.Itoa(db), cursor,
+		strconv.FormatInt(f.below, 10), strconv.FormatInt(cut, 10),
+	}
 }
 
 func (s *settler) tell() {

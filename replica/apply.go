@@ -55,6 +55,8 @@ func (r *run) applyFrom(ctx context.Context, src SourceInfo) (progress bool, err
 	r.durable.Store(true)
 	if err = r.stream(ctx, at); r.closing != nil {
 		err = r.complete(ctx, err)
+	} else {
+		err = r.releaseStopped(err)
 	}
 	have, _ := r.sink.Checkpointed()
 	return have > begun, err
@@ -237,11 +239,7 @@ func (r *run) read(ctx context.Context, in *spool.Reader, at Position) error {
 	if err := Reach(ctx, r.sink, at.Offset); err != nil {
 		return err
 	}
-	r.Status.Set(Settling, fmt.Sprintf("the target has all up to offset %d", at.Offset))
-	if err := r.sink.Settle(ctx); err != nil { // nothing comes any more that could be late
-		return err
-	}
-	return errStopAt
+	return errStopAt // nothing comes any more that could be late: there is nothing to settle beside
 }
 
 // ask has an offset acknowledged as soon as it is durable; the newest question replaces one that waits.

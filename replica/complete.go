@@ -21,7 +21,9 @@ func (r *run) complete(ctx context.Context, err error) error {
 		err = r.tombstone(ctx, c)
 	}
 	if err == nil {
-		r.finish(ctx, c, CutoverReport{At: at, Stopped: c.stopped, Done: time.Now(), Resumed: c.resumed})
+		if err := r.finish(ctx, c, CutoverReport{At: at, Stopped: c.stopped, Done: time.Now(), Resumed: c.resumed}); err != nil {
+			return err
+		}
 		return errStopAt
 	}
 	err = fmt.Errorf("complete the migration in the target: %w", err)
@@ -90,8 +92,10 @@ func (r *run) speaksAgainst(ctx context.Context, c *closing) error {
 	return c.writes.stillRefuses(ctx)
 }
 
-// finish is what comes behind the tombstone: the hook, and the clients that wait at the source.
-func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) {
+// finish is what comes behind the tombstone: the hook, the clients that wait at the source, and, beside these, the rest of the target's TTLs.
+func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) error {
+	released := r.releaseBeside()
+	r.Status.Set(CuttingOver, "the target is the one to write to; it is given the TTLs of the keys that expire soon")
 	report.Source = c.writes.becomes(ctx, c.config.After)
 	if r.Cutover.Completed != nil {
 		if report.Hook = r.Cutover.Completed(ctx, report); report.Hook != nil {
@@ -108,28 +112,11 @@ func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) {
 	if err := markDone(r.Cutover.File); err != nil {
 		r.Log.Warn().Err(err).Msg("cannot note that the cutover is done")
 	}
+	if err := released(); err != nil {
+		c.end(report, fmt.Errorf("%w: %w", ErrCutoverBegun, err))
+		return err
+	}
 	r.Status.Set(Completed, fmt.Sprintf("the target has all up to offset %d; the source %s", report.At.Offset, report.Source))
 	c.end(report, nil)
-}
-
-// finishLate does what a process did not come to that has died behind the tombstone. It is for a run that finds its migration completed.
-func (r *run) finishLate(ctx context.Context) {
-	if r.Cutover == nil {
-		return
-	}
-	note, err := r.notes().read()
-	if err != nil || note == nil || note.Done {
-		return
-	}
-	w, err := dialWrites(ctx, r.Source, r.notes())
-	if err != nil {
-		r.Log.Warn().Err(err).Msg("cannot look whether the source refuses writes, as a cutover has left it")
-		return
-	}
-	after := SourceOpen
-	if note.Refuses {
-		after = SourceRefuses
-	}
-	at := Position{ReplID: note.ReplID, Offset: note.Offset}
-	r.finish(ctx, &closing{config: Cutover{After: after}, writes: w, resumed: true}, CutoverReport{At: at, Done: time.Now(), Resumed: true})
+	return nil
 }

@@ -76,9 +76,15 @@ type Closer interface {
 	Doubts() (why []string, unchecked bool)
 	ReplyRecord
 	RefusalRecord
+	// Expired tells whether the target may have expired keys by itself that the source has renewed. Any goroutine may ask.
+	Expired() bool
+	// Intact has Expired tell that of now. It is called when the target has all that the source has written, while Commit goes on.
+	Intact(ctx context.Context) error
+	// Equal begins a comparison of all keys, while Commit goes on. What it returns is to be called when they are equal: then nothing that was unknown when it began is unknown any more.
+	Equal(ctx context.Context) (equal func(ctx context.Context) error, err error)
 	// Complete makes the target one that no process writes to any more, and takes from it what was only there for the migration, but for the mark that it is completed. It is called
-	// behind Settle, when Commit has ended. It asks still before each try, when no earlier try can take effect any more,
-	// and returns its error. Any other error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
+	// behind Settle, when Commit has ended, and before Release. It asks still before each try, when no earlier try can take
+	// effect any more, and returns its error. Any other error leaves it unknown whether that has happened; the next Resume tells ErrCompleted if it has.
 	Complete(ctx context.Context, still func(ctx context.Context) error) error
 }
 
@@ -88,6 +94,8 @@ type CutoverConfig struct {
 	Orders *Orders
 	// Auto cuts over as soon as the run is in sync, without being asked, and again after a while when that fails; nil for not.
 	Auto *Cutover
+	// CompareAll is that of a cutover which is finished without being asked for.
+	CompareAll func(ctx context.Context) error
 	// File is where is noted that the source refuses writes because of us, in a directory that outlives the process.
 	File string
 	// Completed hears of the end, before writes that wait at the source are let go: this is where clients are sent to the target. It is called once, or once more by the next run when a process
@@ -173,7 +181,7 @@ func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 				return &closing{config: *r.Cutover.Auto}, nil
 			}
 			// What spoke against it was asked then; the last replies may have been lost with that process.
-			return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force}, resumed: true}, nil
+			return &closing{config: Cutover{After: SourceRefuses, Force: begun.Force, CompareAll: r.Cutover.CompareAll}, resumed: true}, nil
 		}
 	}
 }
@@ -345,7 +353,7 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 	if err := r.compareAll(ctx, c); err != nil {
 		return causeOf(ctx, err)
 	}
-	if err := r.settleBeside(ctx); err != nil {
+	if err := r.settleBefore(ctx, c.config.Timeout); err != nil {
 		return causeOf(ctx, err)
 	}
 	if err := r.noDoubts(c); err != nil { // settling may have shown some
@@ -361,28 +369,32 @@ func (r *run) compareAll(ctx context.Context, c *closing) error {
 		return err
 	}
 	doubts, unchecked := r.Cutover.Closer.Doubts()
-	if len(doubts) > 0 || !unchecked || c.resumed || c.config.Force || c.config.CompareAll == nil {
+	unknown := unchecked && !c.resumed || r.Cutover.Closer.Expired()
+	if len(doubts) > 0 || !unknown || c.config.Force || c.config.CompareAll == nil {
 		return r.noDoubts(c)
 	}
-	r.Status.Set(Comparing, "the replies to some writes were lost: source and target are compared, key by key")
-	parts := r.Cutover.Closer.Unchecked()
+	r.Status.Set(Comparing, "the replies to some writes were lost, or the target may have expired keys by itself: source and target are compared, key by key")
+	equal, err := r.Cutover.Closer.Equal(ctx)
+	if err != nil {
+		return err
+	}
 	if err := c.config.CompareAll(ctx); err != nil {
 		return err
 	}
-	return r.Cutover.Closer.Compared(ctx, parts, 0, nil)
+	return equal(ctx)
 }
 
 // noDoubts is an error when the target may not equal the source.
 func (r *run) noDoubts(c *closing) error {
 	doubts, unchecked := r.Cutover.Closer.Doubts()
-	lost := unchecked && !c.resumed // an earlier process has seen to that; its last replies may have been lost with it
+	lost := unchecked && !c.resumed || r.Cutover.Closer.Expired() // an earlier process has seen to that; its last replies may have been lost with it
 	switch {
 	case c.config.Force, len(doubts) == 0 && !lost:
 		return nil
 	case len(doubts) == 0 && c.config.CompareAll != nil:
-		return &Stop{Kind: Failed, Reason: "the replies to some writes were lost meanwhile", Hint: "the same command again: it compares source and target first"}
+		return &Stop{Kind: Failed, Reason: "the replies to some writes were lost meanwhile, or the target may have expired keys by itself", Hint: "the same command again: it compares source and target first"}
 	case lost:
-		doubts = append(doubts, "the replies to some writes were lost")
+		doubts = append(doubts, "the replies to some writes were lost, or it may have expired keys by itself that the source has renewed")
 	}
 	return &Stop{
 		Kind: Refused, Reason: "the target may not equal the source: " + strings.Join(doubts, "; "),
@@ -470,5 +482,8 @@ func (r *run) drain(ctx context.Context, w *sourceWrites) error {
 		return err
 	}
 	r.Status.Set(CuttingOver, fmt.Sprintf("the source's writes are stopped; the target gets the rest, up to offset %d", offset))
-	return Reach(ctx, r.sink, offset)
+	if err := Reach(ctx, r.sink, offset); err != nil {
+		return err
+	}
+	return r.Cutover.Closer.Intact(ctx)
 }

@@ -27,13 +27,9 @@ type RunConfig struct {
 	StopAt        StopAt
 	Cutover       *CutoverConfig // nil for a run that cannot be cut over
 	Lost          *LostReplies   // nil for a run that only notes which replies were lost
-	TTLGrace      time.Duration  // how far behind the source the target may be while it settles; 0 for the default
 	Status        *Status
 	Log           zerolog.Logger
 }
-
-// DefaultTTLGrace is TTLGrace where it is not given.
-const DefaultTTLGrace = time.Second
 
 // StopAt says when a run is over by itself: when the target has so much, and has settled.
 type StopAt struct {
@@ -49,10 +45,7 @@ var errStopAt = errors.New("stop-at reached")
 //
 // Two loops run side by side, receiving into the spool and applying from it. Each begins anew after any error of its own, and leaves the other alone.
 func Run(ctx context.Context, c RunConfig, sink Sink) error {
-	r := &run{RunConfig: c, sink: sink, asked: make(chan int64, 1), caughtUp: make(chan struct{}), lost: newLost()}
-	if r.TTLGrace <= 0 {
-		r.TTLGrace = DefaultTTLGrace
-	}
+	r := &run{RunConfig: c, sink: sink, whole: ctx, asked: make(chan int64, 1), caughtUp: make(chan struct{}), lost: newLost()}
 	r.autoPause = backoff.ExponentialBackOff{InitialInterval: autoAgain, MaxInterval: autoSeldom, Multiplier: 2}
 	r.autoPause.Reset()
 	r.desk = newDesk(func(resume Resume) bool { return serves(r.Spool, resume, r.granted.Load()) })
@@ -72,7 +65,7 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 		err = other
 	}
 	if errors.Is(err, ErrCompleted) {
-		r.finishLate(ctx)
+		err = r.finishLate(ctx, err)
 	}
 	return err
 }
@@ -80,8 +73,9 @@ func Run(ctx context.Context, c RunConfig, sink Sink) error {
 // run is one call of Run.
 type run struct {
 	RunConfig
-	sink Sink
-	desk *desk
+	sink  Sink
+	desk  *desk
+	whole context.Context // Run's own, for what a new attempt must not break off
 
 	asked     chan int64    // the newest offset that a GETACK wants to hear
 	durable   atomic.Bool   // what the target's checkpoint says belongs to the history that is received: it may be acknowledged

@@ -18,11 +18,12 @@ import (
 
 // sinkDouble is a Sink that keeps what it is given, and whose answers a test chooses. Its methods hold it to the contract.
 type sinkDouble struct {
-	t        testing.TB
-	onResume func(n int, src SourceInfo) (Resume, error) // the n-th, from 1; nil goes on from where the sink is
-	onLoad   func(ctx context.Context, snap Snapshot) error
-	onCommit func(ctx context.Context, offset int64) error // before everything up to offset is durable
-	onSettle func(ctx context.Context) error
+	t         testing.TB
+	onResume  func(n int, src SourceInfo) (Resume, error) // the n-th, from 1; nil goes on from where the sink is
+	onLoad    func(ctx context.Context, snap Snapshot) error
+	onCommit  func(ctx context.Context, offset int64) error // before everything up to offset is durable
+	onSettle  func(ctx context.Context) error
+	onRelease func(ctx context.Context) error
 
 	mu       sync.Mutex
 	at       Position // durable
@@ -134,9 +135,16 @@ func (s *sinkDouble) commit(ctx context.Context) error {
 	return nil
 }
 
-func (s *sinkDouble) Settle(ctx context.Context) error {
+func (s *sinkDouble) Settle(ctx context.Context, _ time.Duration) error {
 	if s.onSettle != nil {
 		return s.onSettle(ctx)
+	}
+	return nil
+}
+
+func (s *sinkDouble) Release(ctx context.Context) error {
+	if s.onRelease != nil {
+		return s.onRelease(ctx)
 	}
 	return nil
 }

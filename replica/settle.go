@@ -2,8 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -47,9 +45,6 @@ func (r *run) lag() time.Duration {
 // reached says that the run is in sync, and that it is to end.
 func (r *run) reached() { r.inSync.Do(func() { close(r.caughtUp) }) }
 
-// errLags ends settling because the target is further behind the source than what expires there may be put off.
-var errLags = errors.New("the target is too far behind the source")
-
 // settle ends a run that stops when it is caught up.
 func (r *run) settle(ctx context.Context) error {
 	select {
@@ -60,68 +55,54 @@ func (r *run) settle(ctx context.Context) error {
 	if err := r.recheck(ctx); err != nil { // for there is no later
 		return err
 	}
-	if err := r.settleBeside(ctx); err != nil {
+	if err := r.settleBeside(ctx, 0); err != nil {
 		return err
 	}
 	return errStopAt
 }
 
-// settleBeside has the sink settle, beside the stream, and begins anew whenever the target is too far behind.
-func (r *run) settleBeside(ctx context.Context) error {
+// settleBeside has the sink settle, beside the stream. rest is how long what follows may take until the source's writes are over.
+func (r *run) settleBeside(ctx context.Context, rest time.Duration) error {
+	r.Status.Set(Settling, "in sync; the target is given the source's TTLs, but for those of keys that expire soon")
+	return r.sink.Settle(ctx, rest)
+}
+
+// settleBefore settles for a cutover that may stop the source's writes for so long. Before and after, it waits until the target is near enough
+// to the source: only what it is behind by makes the stop longer.
+func (r *run) settleBefore(ctx context.Context, timeout time.Duration) error {
 	r.closingUp.Store(true)
 	defer r.closingUp.Store(false)
-	for {
-		if err := r.closeUp(ctx); err != nil {
-			return err
-		}
-		r.Status.Set(Settling, "in sync; from now on keys expire in the target as they do in the source")
-		err := r.settleOnce(ctx)
-		if !errors.Is(err, errLags) {
-			return err
-		}
-		r.Status.Set(CatchingUp, err.Error())
-		r.Log.Warn().Dur("ttl_grace", r.TTLGrace).Msg("the target is further behind the source than --ttl-grace while its keys' expiries are brought back: that is undone until it has caught up; " +
-			"a key that has expired here, and was renewed there in time, is lost and counted as divergence")
+	if err := r.closeUp(ctx, timeout); err != nil {
+		return err
 	}
+	if err := r.settleBeside(ctx, stopsIn*timeout); err != nil {
+		return err
+	}
+	return r.closeUp(ctx, timeout)
 }
 
 const (
-	lagLooks   = 50 * time.Millisecond // how often the lag is looked at
-	sayTooLong = 5 * time.Second       // how long it may be too large before that is said
+	lagLooks   = 50 * time.Millisecond  // how often the lag is looked at
+	sayTooLong = 5 * time.Second        // how long it may be too large before that is said
+	lagShare   = 20                     // what part of a cutover's timeout the target may be behind by when the source's writes are stopped
+	lagAlways  = 500 * time.Millisecond // and at least this, which is as exactly as it is known
+	stopsIn    = 3                      // how many timeouts there are, at most, between the end of settling and that of the source's writes
 )
 
-// closeUp waits until the target is well within the grace behind the source. A line may be too slow for that.
-func (r *run) closeUp(ctx context.Context) error {
+// closeUp waits until the target is not much behind the source. A line may be too slow for that.
+func (r *run) closeUp(ctx context.Context, timeout time.Duration) error {
 	tooLong := time.After(sayTooLong)
 	for {
 		lag := r.lag()
-		if lag <= r.TTLGrace/2 {
+		if lag <= max(lagAlways, timeout/lagShare) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tooLong:
-			r.Log.Warn().Dur("lag", lag).Dur("ttl_grace", r.TTLGrace).Msg("settling waits until the lag is less than half of --ttl-grace: give a larger one if the line is too slow for that")
+			r.Log.Warn().Dur("lag", lag).Dur("timeout", timeout).Msg("the cutover waits until the target is less than a twentieth of its timeout behind the source: give a longer --timeout if the line is too slow for that")
 		case <-time.After(lagLooks):
 		}
 	}
-}
-
-// settleOnce has the sink settle for as long as the lag is within the grace.
-func (r *run) settleOnce(ctx context.Context) error {
-	g, gctx := newGroup(ctx)
-	g.Go(func() error {
-		defer g.stop()
-		return r.sink.Settle(gctx)
-	})
-	g.Go(func() error {
-		return every(gctx, lagLooks, func() error {
-			if lag := r.lag(); lag > r.TTLGrace {
-				return fmt.Errorf("%w: by %v, with a grace of %v", errLags, lag.Round(10*time.Millisecond), r.TTLGrace)
-			}
-			return nil
-		})
-	})
-	return g.Wait()
 }

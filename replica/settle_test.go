@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,9 +38,17 @@ func TestRunSettlesBesideTheStream(t *testing.T) {
 		}
 		return nil
 	}
+	released := false
+	sink.onRelease = func(context.Context) error {
+		released = sink.drained // Commit has ended
+		return nil
+	}
 	r := startRun(t, src.endpoint(), sink, stopAtCaughtUp)
 	if err := r.wait(); err != nil {
 		t.Fatal(err)
+	}
+	if !released {
+		t.Error("it was not released at the end of the stream")
 	}
 	if at, units, _ := sink.seen(); at.Offset != end || len(units) != 1 {
 		t.Errorf("the sink is at %v with %d units", at, len(units))
@@ -51,8 +58,8 @@ func TestRunSettlesBesideTheStream(t *testing.T) {
 	}
 }
 
-// With an offset to stop at nothing comes any more that could be late: the sink settles once it has all.
-func TestRunSettlesAtAnOffset(t *testing.T) {
+// With an offset to stop at nothing comes any more that could be late: the sink has nothing to settle beside, and releases once it has all.
+func TestRunReleasesAtAnOffset(t *testing.T) {
 	t.Parallel()
 	one := resp("INCR", "n")
 	end := 100 + int64(len(one))
@@ -62,60 +69,23 @@ func TestRunSettlesAtAnOffset(t *testing.T) {
 	})
 	sink := newSink(t)
 	sink.at = Position{ReplID: testID, Offset: 100}
-	var at atomic.Int64
 	sink.onSettle = func(context.Context) error {
-		have, _ := sink.Checkpointed()
-		at.Store(have)
+		t.Error("it settles")
+		return nil
+	}
+	releases := 0
+	sink.onRelease = func(context.Context) error {
+		releases++
+		if at, _, _ := sink.seen(); at.Offset != end || !sink.drained {
+			t.Errorf("released at offset %d, want %d", at.Offset, end)
+		}
 		return nil
 	}
 	if err := startRun(t, src.endpoint(), sink, stopAtOffset(end)).wait(); err != nil {
 		t.Fatal(err)
 	}
-	if at.Load() != end {
-		t.Errorf("it settled at offset %d, want %d", at.Load(), end)
-	}
-}
-
-// A target that falls behind by more than the grace while it settles is no longer settling, until it has caught up.
-func TestRunSettlesAnewAfterALag(t *testing.T) {
-	t.Parallel()
-	one := resp("INCR", "n")
-	end := 100 + int64(len(one))
-	begun, ended := make(chan struct{}), make(chan struct{})
-	src := newSource(t, 100, func(p *redistest.Peer, _ int, _, _ string) {
-		p.Send("+CONTINUE " + testID + "\r\n")
-		<-begun
-		p.Send(one)
-		p.Hang()
-	})
-	sink := newSink(t)
-	sink.at = Position{ReplID: testID, Offset: 100}
-	sink.onCommit = func(ctx context.Context, offset int64) error {
-		if offset == end {
-			<-ended // the target is slow until it is no longer settling
-		}
-		return nil
-	}
-	tries := 0
-	sink.onSettle = func(ctx context.Context) error {
-		if tries++; tries == 2 {
-			if have, _ := sink.Checkpointed(); have != end {
-				t.Errorf("settling anew at %d, behind the source", have)
-			}
-			return nil
-		}
-		src.grow(end)
-		close(begun)
-		<-ctx.Done()
-		close(ended)
-		return ctx.Err()
-	}
-	r := startRun(t, src.endpoint(), sink, stopAtCaughtUp, func(c *RunConfig) { c.TTLGrace = 400 * time.Millisecond })
-	if err := r.wait(); err != nil {
-		t.Fatal(err)
-	}
-	if tries != 2 || !r.saw(CatchingUp, "too far behind") {
-		t.Errorf("it settled %d times; states %q", tries, r.states)
+	if releases != 1 {
+		t.Errorf("released %d times", releases)
 	}
 }
 

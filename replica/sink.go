@@ -28,11 +28,14 @@ type Sink interface {
 	// error when the work has to start again from Resume.
 	Commit(ctx context.Context) error
 
-	// Settle makes the target one that needs the source no more, beside Apply and Commit: until then a sink may keep keys from expiring that the source will renew or
-	// delete. From its call on units are written with that in mind. It returns nil when nothing is left to do, and everything that is applied later is written as it
-	// is meant to stay. After any error, ctx's too, units are written as before. It is called once all is well, and ended when the lag is more than
-	// [RunConfig.TTLGrace]; it may be called again.
-	Settle(ctx context.Context) error
+	// Settle prepares the target, beside Apply and Commit, for the end of the source's writes: until then a sink may keep keys from expiring that the source will renew or
+	// delete. It does what can be done without a risk while these go on, so that Release has little left. rest is how long it may take after Settle's return
+	// until they are over. From its call on units are written with that in mind. After any error, ctx's too, they are written as before. It may be called again.
+	Settle(ctx context.Context, rest time.Duration) error
+
+	// Release makes the target one that needs the source no more. It is called when no write of the source is missing there, or will be asked for: when Commit has ended
+	// for a run that stops, after [Closer.Complete], and after a Resume that said ErrCompleted. It waits for a target that is away, until ctx ends, and may be called again.
+	Release(ctx context.Context) error
 
 	// Checkpointed is the offset up to which everything is durable in the target, and a channel that is closed when it has moved on.
 	// Any goroutine may ask, at any time.

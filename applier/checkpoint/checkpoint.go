@@ -24,7 +24,7 @@ const formatAsIs = 1
 // The Expiry of a record, beside those that an operator may choose.
 const (
 	AsIs  = "as-is" // nothing has to be undone: the target's expiries are the source's
-	Mixed = "mixed" // new ones are shifted, older ones may be the source's: it was settled, in part at least, and gone on with
+	Mixed = "mixed" // those before RealFrom are shifted; later ones may be the source's
 )
 
 // Prefix begins every key that redferry writes for itself. Such keys are never copied from a source.
@@ -73,6 +73,12 @@ type Record struct {
 
 	Expiry    string // how the target's expiries are written: shift, import, AsIs or Mixed
 	ImportWas string // import: the target's import-mode before, to be put back; empty otherwise
+	// RealFrom is, of Mixed, the moment before which no expiry in the target is the source's, in Unix ms. As
+	// long as the target's clock is before it, the target has expired nothing by itself.
+	RealFrom int64
+	// Expired is the offset at which it was found last that the target may have expired keys by itself before
+	// it had all that the source wrote to them. 0 means never, or that all keys were compared since.
+	Expired int64
 
 	// Refusal says how the source was before a cutover made it refuse writes, in a text that belongs to
 	// the replica package; empty while the source was left alone. The tombstone keeps it, for undoing.
@@ -191,6 +197,8 @@ const (
 	FieldExpiry   = "expiry"
 	FieldImport   = "import_was"
 	FieldRefusal  = "refusal"
+	FieldReal     = "real_from"
+	FieldExpired  = "expired"
 	FieldTime     = "time"
 	FieldSource   = "source"
 
@@ -217,6 +225,8 @@ func (r *Record) Fields() []string {
 		FieldLost, r.Unchecked,
 		FieldExpiry, r.Expiry,
 		FieldImport, r.ImportWas,
+		FieldReal, itoa(r.RealFrom),
+		FieldExpired, itoa(r.Expired),
 		FieldDivergence, r.Divergence.String(),
 		FieldRefusal, r.Refusal,
 		FieldTime, itoa(r.Time),
@@ -226,7 +236,10 @@ func (r *Record) Fields() []string {
 
 // ExpiryFields are those of Fields that say how expiries are written.
 func (r *Record) ExpiryFields() []string {
-	return []string{FieldFormat, strconv.Itoa(Format), FieldExpiry, r.Expiry, FieldImport, r.ImportWas}
+	return []string{
+		FieldFormat, strconv.Itoa(Format), FieldExpiry, r.Expiry, FieldImport, r.ImportWas,
+		FieldReal, itoa(r.RealFrom), FieldExpired, itoa(r.Expired),
+	}
 }
 
 // Parse reads a record from the hash's fields. ok is false when there is none: no field, or nothing but what a guard left behind.
@@ -257,6 +270,8 @@ func Parse(fields map[string]string) (r Record, ok bool, err error) {
 		Expiry:       fields[FieldExpiry],
 		ImportWas:    fields[FieldImport],
 		Refusal:      fields[FieldRefusal],
+		RealFrom:     p.later(FieldReal),
+		Expired:      p.later(FieldExpired),
 		Time:         p.int(FieldTime),
 		Source:       fields[FieldSource],
 	}
@@ -288,6 +303,14 @@ func (p *parser) int(field string) int64 {
 		p.err = fmt.Errorf("the checkpoint's field %s is %q, not a number", field, p.fields[field])
 	}
 	return n
+}
+
+// later reads a number that records of earlier versions of this program do not have: it is 0 there.
+func (p *parser) later(field string) int64 {
+	if p.fields[field] == "" {
+		return 0
+	}
+	return p.int(field)
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }

@@ -17,7 +17,7 @@ func full() Record {
 	return Record{
 		Name: "orders", Epoch: 1763760000123, Phase: PhaseStream, Origin: OriginMerge, ReplID: strings.Repeat("ab", 20),
 		Offset: 1 << 40, Checked: 1<<40 - 7, DB: 15, SnapshotRead: 9, SnapshotScan: "1 REDIS0011 offset=9", SnapshotSize: -1, Rejected: 2, Diverged: 1,
-		Unchecked: "5-9", Divergence: Divergence{"DEL": 1, "PEXPIREAT": 3}, Expiry: "import", ImportWas: "no", Time: 1763760000456, Source: "10.0.0.1:6379",
+		Unchecked: "5-9", Divergence: Divergence{"DEL": 1, "PEXPIREAT": 3}, Expiry: "import", ImportWas: "no", RealFrom: 1763760000789, Expired: 77, Time: 1763760000456, Source: "10.0.0.1:6379",
 	}
 }
 
@@ -84,6 +84,8 @@ func TestParseFormat1(t *testing.T) {
 	fields[FieldFormat] = "1"
 	delete(fields, FieldExpiry)
 	delete(fields, FieldImport)
+	delete(fields, FieldReal)
+	delete(fields, FieldExpired)
 	got, ok, err := Parse(fields)
 	if err != nil || !ok || got.Expiry != AsIs || got.ImportWas != "" || got.Offset != r.Offset {
 		t.Errorf("got %+v, ok %v, %v", got, ok, err)

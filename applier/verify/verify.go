@@ -36,7 +36,7 @@ type Config struct {
 	Sample int
 	// Rate is how many keys of either side are looked at in a second at most; 0 means as many as go.
 	Rate int
-	// TTLTolerance is how far two expiries may be apart; 0 means 2 s. It has to cover the grace that a settled expiry was put off by.
+	// TTLTolerance is how far two expiries may be apart; 0 means 1 s.
 	TTLTolerance time.Duration
 	// Rounds is how often what differs is looked at again; 0 means 12.
 	Rounds int
@@ -89,7 +89,7 @@ func (c *Config) setDefaults() {
 	def(&c.Sample, 1000)
 	def(&c.Rounds, 12)
 	def(&c.First, 20)
-	wait(&c.TTLTolerance, 2*time.Second)
+	wait(&c.TTLTolerance, time.Second)
 	wait(&c.Pause, time.Second)
 	wait(&c.Patience, 30*time.Second)
 }

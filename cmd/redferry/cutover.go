@@ -95,7 +95,10 @@ type askedCutover struct {
 
 // config is what the run needs.
 func (c *cutovers) config(f *autoFlags, closer replica.Closer, dir string) *replica.CutoverConfig {
-	conf := &replica.CutoverConfig{Closer: closer, Orders: c.orders, File: cutoverFile(dir), Completed: c.completed}
+	conf := &replica.CutoverConfig{
+		Closer: closer, Orders: c.orders, File: cutoverFile(dir), Completed: c.completed,
+		CompareAll: func(ctx context.Context) error { return c.compare(ctx, verify.Full) },
+	}
 	if f.Auto {
 		auto := c.cutover(cutoverOrder{Timeout: f.CutoverTimeout, SourceWrites: f.SourceWrites, SourceAfter: f.SourceAfter, SourceClients: f.SourceClients, Verify: f.CutoverVerify})
 		conf.Auto = &auto
@@ -114,8 +117,8 @@ func (c *cutovers) cutover(o cutoverOrder) replica.Cutover {
 	return r
 }
 
-// tolerance is how far two expiries may be apart where the target's may have been put off by a grace.
-func tolerance(grace time.Duration) time.Duration { return grace + time.Second }
+// ttlTolerance is how far two expiries may be apart. redferry copies them to the millisecond, but sources before 7.0 send some of them as spans.
+const ttlTolerance = time.Second
 
 // compare is an error where the two ends differ, or where of a key it cannot be told.
 func (c *cutovers) compare(ctx context.Context, mode verify.Mode) error {

@@ -50,7 +50,7 @@ func TestStatus(t *testing.T) {
 	if err := os.WriteFile(note, []byte(`{"addr":"h:1","run_id":"x","refuses":true,"min_replicas_to_write":"0"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.run(t, "status").expect(t, exitDecide, "the source refuses writes because of a cutover", "redferry cutover --undo --source URL opens it")
+	p.run(t, "status").expect(t, exitDecide, "the source refuses writes because of a cutover", "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source")
 	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "warning: the source refuses writes because of a cutover", "phase         stream")
 	if err := os.Remove(note); err != nil {
 		t.Fatal(err)

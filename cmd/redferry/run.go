@@ -23,7 +23,7 @@ type runCmd struct {
 
 	StopAt            string            `placeholder:"caught-up|OFFSET" help:"Settle and end, with exit code 0, once the target has all that the source had when redferry was in sync for the first time, or all up to this replication offset."`
 	OnError           string            `enum:"stop,continue" default:"stop" help:"When the target refuses a write for good: stop with exit code 4, or keep it in rejected.resp and go on (${enum})."`
-	TTLGrace          time.Duration     `name:"ttl-grace" default:"1s" help:"How much longer keys live in the target than in the source once it settles, so that a TTL that is renewed in time is renewed here in time, too."`
+	TTLGrace          time.Duration     `name:"ttl-grace" default:"60s" help:"For how long the target may stall, or redferry be away, while it settles without losing a key."`
 	Takeover          bool              `help:"Replace a process that owns this migration and lives, on another machine; one on this machine is to be stopped."`
 	Ack               string            `enum:"durable,liveness" default:"durable" help:"What to acknowledge to the source: what is in the target, or offset 0, for a source whose clients use WAIT or FAILOVER (${enum})."`
 	RenamedCommand    map[string]string `placeholder:"NEW=USUAL" help:"A command that the source has under another name, as NEW=USUAL; may be repeated."`
@@ -106,7 +106,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	gate, pipelines := &replica.Gate{}, applier.NewPipelines(c.SnapshotPipelines)
 	gate.SetRate(int64(c.MaxRate))
 	cutovers := &cutovers{
-		ends: verify.Config{Source: source, Target: target, Name: c.Name, TTLTolerance: tolerance(c.TTLGrace)}, hook: c.OnCutover, name: c.Name, orders: replica.NewOrders(), stops: c.StopAt != "", log: log,
+		ends: verify.Config{Source: source, Target: target, Name: c.Name, TTLTolerance: ttlTolerance}, hook: c.OnCutover, name: c.Name, orders: replica.NewOrders(), stops: c.StopAt != "", log: log,
 	}
 	controls := admin.Controls{
 		Report: reporter(c.identity(source, target, home), screen), Gate: gate, Events: eventsFile(home.Dir()), Settings: append(screen.settings(), speedSettings(gate, pipelines)...), Shutdown: shutdown,
@@ -125,7 +125,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	screen.begin(ctx)
 	config := replica.RunConfig{
 		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness", Gate: gate,
-		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, TTLGrace: c.TTLGrace, Status: screen.status, Log: log,
+		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, Status: screen.status, Log: log,
 		Cutover: cutovers.config(&c.autoFlags, a, home.Dir()), Lost: &replica.LostReplies{Record: a, Compare: compareKeys(cutovers.ends)},
 	}
 	return beside(ctx, log, func() error { return replica.Run(ctx, config, a) }, services...)

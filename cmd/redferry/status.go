@@ -250,7 +250,21 @@ func printStatus(w io.Writer, target string, t *applier.Traces) error {
 	p.row("diverged", "%s", countText(r.Diverged, "transactions that took effect though their guard had not agreed: compare both sides"))
 	p.row("divergence", "%s", divergenceText(r.Divergence.Total(), r.Divergence.String()))
 	p.row("unchecked", "%s", uncheckedText(r))
+	if r.Expired != 0 {
+		p.row("expired", "up to offset %s the target may have expired keys by itself that the source has renewed; a cutover compares all keys first", humanize.Comma(r.Expired))
+	}
+	if r.Refusal != "" {
+		p.row("source", "%s", refusalText(r))
+	}
 	return p.err
+}
+
+func refusalText(r *checkpoint.Record) string {
+	if r.Phase == checkpoint.PhaseCompleted {
+		return "refuses writes since the cutover, as far as is known here; `redferry cutover --undo --source URL --target URL` opens it"
+	}
+	return "refuses writes because of a cutover that has not come to its end: `redferry run` finishes it, from any machine; " +
+		"`redferry cutover --undo --source URL --target URL` opens the source"
 }
 
 func phaseText(t *applier.Traces) string {
@@ -273,7 +287,12 @@ func phaseText(t *applier.Traces) string {
 
 func expiryText(r *checkpoint.Record) string {
 	switch r.Expiry {
-	case string(applier.Shift), checkpoint.Mixed:
+	case checkpoint.Mixed:
+		if r.Phase == checkpoint.PhaseCompleted {
+			return "the TTLs of some keys are still to be brought back, which the run has not come to: run the same command again, or `redferry reset`"
+		}
+		return "settled in part, and shifted again by the next run; cutover, `run --stop-at caught-up`, or reset, gives the target the source's TTLs"
+	case string(applier.Shift):
 		return "shifted: the source expires keys, the target does not; cutover, `run --stop-at caught-up`, or reset, gives it the source's TTLs"
 	case string(applier.Import):
 		return "in the target's import mode, which was " + r.ImportWas + " before; cutover, `run --stop-at caught-up`, or reset, ends it"
@@ -361,6 +380,8 @@ type statusJSON struct {
 	Checked      int64     `json:"checked"`
 	Unchecked    string    `json:"unchecked"`
 	Expiry       string    `json:"expiry"`
+	Expired      int64     `json:"expired"`
+	Refusal      string    `json:"refusal"` // how the source was before a cutover made it refuse writes; "" when it takes them
 	Owner        ownerJSON `json:"owner"`
 
 	Divergence checkpoint.Divergence `json:"divergence,omitempty"`
@@ -378,7 +399,7 @@ func statusOf(target string, t *applier.Traces) statusJSON {
 	s := statusJSON{
 		Name: r.Name, Target: target, Phase: string(r.Phase), Origin: string(r.Origin), Source: r.Source, ReplID: r.ReplID, Offset: r.Offset, DB: r.DB,
 		SnapshotRead: r.SnapshotRead, SnapshotSize: r.SnapshotSize, WrittenAt: time.UnixMilli(r.Time).UTC(), AgeSeconds: age(t).Seconds(),
-		Rejected: r.Rejected, Diverged: r.Diverged, Divergence: r.Divergence, Checked: r.Checked, Unchecked: r.Unchecked, Expiry: r.Expiry,
+		Rejected: r.Rejected, Diverged: r.Diverged, Divergence: r.Divergence, Checked: r.Checked, Unchecked: r.Unchecked, Expiry: r.Expiry, Expired: r.Expired, Refusal: r.Refusal,
 	}
 	if t.HasOwner {
 		s.Owner = ownerJSON{Text: t.Owner.Text, Epoch: t.Owner.Epoch, Alive: t.Alive(), LeaseSeconds: t.Owner.Lease.Sub(t.Now).Seconds()}

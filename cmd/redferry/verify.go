@@ -28,7 +28,7 @@ type verifyCmd struct {
 	Mode         verify.Mode   `enum:"count,sample,full" default:"full" help:"What to compare: how many keys each database has, some random keys of each, or all keys (${enum})."`
 	Sample       int           `default:"1000" help:"With --mode=sample, how many keys of each database and side."`
 	Rate         int           `default:"0" placeholder:"KEYS/S" help:"Look at so many keys of a side in a second at most; 0 for as many as go."`
-	TTLTolerance time.Duration `default:"2s" help:"How far two expiries may be apart; more than the run's --ttl-grace."`
+	TTLTolerance time.Duration `default:"1s" help:"How far two expiries may be apart. redferry copies them to the millisecond; sources before 7.0 send some of them as spans, which count from when they arrive."`
 	Rounds       int           `default:"12" help:"How often to look again at what differs, while it is written to."`
 	JSON         bool          `name:"json" help:"Print one JSON object."`
 }

@@ -31,9 +31,9 @@ func TestCrashCutover(t *testing.T) {
 func killCutover(t *testing.T, b redistest.Build, after time.Duration) (met string) {
 	src := redistest.Start(t, b)
 	dst := redistest.Start(t, b, redistest.Config("appendonly yes", "appendfsync always"))
-	redistest.Fill(t, src, redistest.FillOptions{Keys: 2000, Seed: 1, Volatile: 0.5, MinTTL: time.Hour, MaxTTL: 2 * time.Hour})
+	redistest.Fill(t, src, redistest.FillOptions{Keys: 2000, Seed: 1, Volatile: 0.5, MinTTL: 2 * time.Minute, MaxTTL: 30 * time.Minute})
 	clients := redistest.StartCounters(t, src, 4, 20, 5*time.Millisecond)
-	v := newVictim(t, t.TempDir(), src.URL(), dst.URL(), "--ttl-grace", "30s") // a machine that other tests slow down is behind, and is to settle all the same
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	p := v.start("--auto")
 	until(t, "the cutover begins", func() bool { return v.said(0, `"state":"cutting_over"`) })
 	time.Sleep(after)
@@ -70,6 +70,7 @@ func killCutover(t *testing.T, b redistest.Build, after time.Duration) (met stri
 	if keys := dst.DoStrings(t, "KEYS", "redferry:*"); len(keys) != 1 {
 		t.Errorf("%s: the target has %q", met, keys)
 	}
+	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{Settled: true})
 	src.Kill()
 	dst.Kill()
 	return met

@@ -32,8 +32,7 @@ func TestCrashExpiry(t *testing.T) {
 	redistest.Fill(t, src, redistest.FillOptions{Keys: 20_000, Seed: r.Uint64(), Volatile: 0.9, MinTTL: time.Second, MaxTTL: 10 * time.Second})
 	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Writers: 3, Rate: 10_000, Keys: 5000, TTL: true, SwapDB: true}) // five types, four databases
 	end := time.Now().Add(duration(t, 20*time.Second))
-	const grace = 5 * time.Second // the source's DEL may be late on a slow machine
-	v := newVictim(t, t.TempDir(), src.URL(), dst.URL(), "--ttl-grace", grace.String())
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URL())
 	p := v.start()
 	until(t, "the RDB has arrived", v.arrived)
 	kills, away := 0, time.Duration(0)
@@ -51,15 +50,14 @@ func TestCrashExpiry(t *testing.T) {
 	p.Kill()
 	got := stop()
 	redistest.AwaitExpiredFields(t, src)
-	v.settledEqual(src, dst, redistest.CompareOptions{Grace: grace})
+	v.settledEqual(src, dst, redistest.CompareOptions{})
 	t.Logf("%d kills under %d commands; away for %v", kills, got.Acknowledged, away)
 	for _, s := range []*redistest.Server{src, dst} {
 		t.Logf("%s keys have expired at %s", s.Info(t, "stats")["expired_keys"], s.Addr())
 	}
 }
 
-// SIGKILL in the midst of settling, again and again, while keys expire and are renewed. What was settled expires by itself from then on, and has the grace for that, which is longer
-// here than redferry is ever away.
+// SIGKILL in the midst of settling, again and again, while keys expire and are renewed. Nothing that is near its end is settled before the source's writes are over.
 func TestCrashWhileItSettles(t *testing.T) {
 	t.Parallel()
 	builds := redistest.Servers(t)
@@ -77,8 +75,7 @@ func killWhileItSettles(t *testing.T, b redistest.Build) {
 	dst := redistest.Start(t, b, redistest.Config("appendonly yes", "appendfsync always"))
 	redistest.Fill(t, src, redistest.FillOptions{Keys: 30_000, Seed: r.Uint64(), Volatile: 0.9})
 	proxy := redistest.NewProxy(t, dst.Addr())
-	const grace = 20 * time.Second
-	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()), "--ttl-grace", grace.String())
+	v := newVictim(t, t.TempDir(), src.URL(), dst.URLAt(proxy.Addr()))
 	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: r.Uint64(), Writers: 2, Rate: 1000, TTL: true})
 	p := v.start()
 	until(t, "the target has the snapshot", func() bool { return dst.DoString(t, "HGET", "redferry:default", "phase") == "stream" })
@@ -102,7 +99,7 @@ func killWhileItSettles(t *testing.T, b redistest.Build) {
 		t.Error("all keys are settled: that was no kill in the midst")
 	}
 	proxy.Throttle(redistest.FromServer, 0)
-	v.settledEqual(src, dst, redistest.CompareOptions{Grace: grace})
+	v.settledEqual(src, dst, redistest.CompareOptions{})
 	if got := dst.DoString(t, "HGET", "redferry:default", "unchecked"); got != "" { // the load has nothing that does not name its keys
 		t.Errorf("replies were lost by the kills, and what they were about was not compared: %s", got)
 	}

@@ -134,7 +134,7 @@ func (w *world) wayOn() string {
 
 // comparing is how equal both sides have to be.
 func (w *world) comparing() redistest.CompareOptions {
-	o := redistest.CompareOptions{Settled: true, Grace: grace}
+	o := redistest.CompareOptions{Settled: true}
 	if !w.source.Build.Has70() { // it sends spans of time, which count from when they arrive: later, the longer redferry was away
 		o.TTLTolerance = 20 * time.Second // a start may take its time
 	}

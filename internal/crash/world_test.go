@@ -11,9 +11,6 @@ import (
 	"redferry/internal/redistest"
 )
 
-// grace is that of the matrix: the source's DEL may be late on a slow machine, and is to find its key.
-const grace = 5 * time.Second
-
 // world is a plan's servers, connections and processes. It belongs to the test's goroutine.
 type world struct {
 	t *testing.T
@@ -89,7 +86,7 @@ func (w *world) prepare() {
 	if w.shape == failover {
 		source += "," + w.ways[w.replica].Addr()
 	}
-	w.victim = newVictim(w.t, dir, source, w.target.URLAt(w.ways[w.target].Addr()), append([]string{"--ttl-grace", grace.String()}, w.spool...)...)
+	w.victim = newVictim(w.t, dir, source, w.target.URLAt(w.ways[w.target].Addr()), w.spool...)
 }
 
 // endure carries out a plan and then looks at what is left.

@@ -16,8 +16,6 @@ import (
 type CompareOptions struct {
 	// TTLTolerance is how far two expiry times may be apart; 0 means 50 ms, or 1 s where a server cannot tell the exact time (before 7.0).
 	TTLTolerance time.Duration
-	// Grace is how much later than want's an expiry time of got may be, and twice the tolerance more; 0 means 1 s.
-	Grace time.Duration
 	// Settled says that no expiry time of got may be shifted any more. One difference tells how many are.
 	Settled bool
 	// IgnoreTTL leaves out expiry times, of keys and of fields, and whether there are any.
@@ -38,7 +36,7 @@ func (d Difference) String() string { return fmt.Sprintf("db %d key %.60q: %s", 
 // Compare tells in what got differs from want: databases, keys, types, values by their meaning, pending entries and ids of streams, expiry
 // times of keys and fields, functions. Keys that begin with "redferry:" do not count. Expiry times of got may be those that a migration writes
 // (see comparison.agree). Both servers should be at rest, but for keys and fields that expire: what only one server has is looked at again while its time is over on want, for
-// up to fifteen seconds and what got's may be put off by: longer than the short TTLs of a load, which a large hash may have many of. The result is nil when they are equal; errors of the servers fail the test.
+// up to fifteen seconds: longer than the short TTLs of a load, which a large hash may have many of. The result is nil when they are equal; errors of the servers fail the test.
 func Compare(t TB, want, got *Server, o CompareOptions) []Difference {
 	t.Helper()
 	found, err := newComparison(want, got, o).run()
@@ -73,14 +71,13 @@ type comparison struct {
 func newComparison(want, got *Server, o CompareOptions) *comparison {
 	has70 := want.Build.Has70() && got.Build.Has70()
 	o.Max = cmp.Or(o.Max, 20)
-	o.Grace = cmp.Or(o.Grace, time.Second)
 	if o.TTLTolerance == 0 {
 		o.TTLTolerance = time.Second
 		if has70 {
 			o.TTLTolerance = 50 * time.Millisecond
 		}
 	}
-	c := &comparison{o: o, has70: has70, patience: 15*time.Second + o.Grace + 2*o.TTLTolerance, want: want, got: got}
+	c := &comparison{o: o, has70: has70, patience: 15*time.Second + 2*o.TTLTolerance, want: want, got: got}
 	c.streams.counters = has70
 	c.streams.entriesRead = has70 && !(want.Build.Server == "redis" && !want.Build.AtLeast("redis", 7, 2)) // 7.0 does not replicate it
 	return c

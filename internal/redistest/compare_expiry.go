@@ -27,7 +27,7 @@ func logical(ms, shift int64) (int64, bool) {
 	return ms, false
 }
 
-// agree compares two expiry times, of which a negative one is none. Got's is want's: shifted, or as it is and put off by the grace at most. One
+// agree compares two expiry times, of which a negative one is none. Got's is want's: shifted, or as it is. One
 // so distant that it is not shifted is the same on both, but an original in the shift's own range comes through as that range's end.
 func (c *comparison) agree(want, got, shift int64) bool {
 	tolerance := c.o.TTLTolerance.Milliseconds()
@@ -44,7 +44,7 @@ func (c *comparison) agree(want, got, shift int64) bool {
 	if moment, shifted := logical(got, shift); shifted {
 		return near(moment, want)
 	}
-	return got >= want-tolerance && got <= want+c.o.Grace.Milliseconds()+2*tolerance
+	return near(got, want)
 }
 
 // sameKeyTTL compares a key's expiry time.
@@ -104,10 +104,10 @@ func (c *comparison) overOnWant(ms, now int64) bool {
 	return ms >= 0 && ms <= now+c.o.TTLTolerance.Milliseconds()
 }
 
-// overOnGot tells whether want's expiry time may be over, judged by that of got, which is shifted, or later by the grace at most.
+// overOnGot tells whether want's expiry time may be over, judged by that of got, which may be shifted.
 func (c *comparison) overOnGot(ms, shift, now int64) bool {
 	moment, _ := logical(ms, shift)
-	return ms >= 0 && moment <= now+c.o.Grace.Milliseconds()+2*c.o.TTLTolerance.Milliseconds()
+	return ms >= 0 && moment <= now+2*c.o.TTLTolerance.Milliseconds()
 }
 
 // now is want's clock in Unix ms: only the source decides what has expired.

@@ -27,32 +27,29 @@ func TestCompareExpiryTimes(t *testing.T) {
 		{name: "shifted", want: in2096, got: shift + in2096, old: true},
 		{name: "shifted, a little off", want: in2096, got: shift + in2096 - 40},
 		{name: "shifted, and another moment", want: in2096, got: shift + in2096 + 3000, what: "TTL at 4000000003000 (shifted), want at 4000000000000"},
-		{name: "shifted, with the grace", want: in2096, got: shift + in2096 + 900, what: "TTL at"},
+		{name: "shifted, and late", want: in2096, got: shift + in2096 + 900, what: "TTL at"},
 		{name: "shifted like a field", want: in2096, got: fshift + in2096, what: "TTL at", old: true},
 		{name: "shifted, and none", want: endless, got: shift + in2096, what: "TTL at", old: true},
 		{name: "none, and there is one", want: in2096, got: endless, what: "TTL none", old: true},
-		{name: "in the grace", want: in2096, got: in2096 + 1000, old: true},
-		{name: "past the grace", want: in2096, got: in2096 + 1200, what: "TTL at"},
-		{name: "far past the grace", want: in2096, got: in2096 + 4000, what: "TTL at", old: true},
-		{name: "in a longer grace", want: in2096, got: in2096 + 4000, o: CompareOptions{Grace: 5 * time.Second}, old: true},
-		{name: "past a shorter grace", want: in2096, got: in2096 + 500, o: CompareOptions{Grace: 100 * time.Millisecond}, what: "TTL at"},
+		{name: "late", want: in2096, got: in2096 + 100, what: "TTL at"},
+		{name: "far too late", want: in2096, got: in2096 + 4000, what: "TTL at", old: true},
+		{name: "a little late", want: in2096, got: in2096 + 40},
 		{name: "a little early", want: in2096, got: in2096 - 40},
 		{name: "early", want: in2096, got: in2096 - 100, what: "TTL at"},
 		{name: "the last moment that is shifted", want: in2527 - 1, got: shift + in2527 - 1},
 		{name: "distant", want: in2527, got: in2527, old: true},
 		{name: "distant, and shifted", want: in2527, got: shift + in2527, what: "TTL at", old: true},
-		{name: "distant, with the grace", want: in2527, got: in2527 + 1000, what: "TTL at"},
+		{name: "distant, and late", want: in2527, got: in2527 + 1000, what: "TTL at"},
 		{name: "an original like a shifted one", want: shift + in2096, got: shift + in2527, old: true},
 		{name: "an original like a shifted one, as it is", want: shift + in2096, got: shift + in2096, what: "TTL at", old: true},
-		{name: "settled", want: in2096, got: in2096 + 1000, o: CompareOptions{Settled: true}, old: true},
+		{name: "settled", want: in2096, got: in2096, o: CompareOptions{Settled: true}, old: true},
 		{name: "settled, and shifted", want: in2096, got: shift + in2096, o: CompareOptions{Settled: true}, what: "shifted, the first of 1 keys and 0 hash fields", old: true},
 		{name: "settled, and distant", want: in2527, got: in2527, o: CompareOptions{Settled: true}, old: true},
 		{name: "nothing is looked at", want: in2096, got: endless, o: CompareOptions{Settled: true, IgnoreTTL: true}, old: true},
 
 		{name: "shifted field", want: in2096, got: fshift + in2096, field: true},
 		{name: "shifted field, and another moment", want: in2096, got: fshift + in2096 + 60, field: true, what: "field TTL of"},
-		{name: "field, in the grace", want: in2096, got: in2096 + 1000, field: true},
-		{name: "field, past the grace", want: in2096, got: in2096 + 1200, field: true, what: "field TTL of"},
+		{name: "field, late", want: in2096, got: in2096 + 100, field: true, what: "field TTL of"},
 		{name: "field, early", want: in2096, got: in2096 - 100, field: true, what: "field TTL of"},
 		{name: "field, lost", want: in2096, got: endless, field: true, what: "field TTL of"},
 		{name: "distant field", want: in2527, got: in2527, field: true},
@@ -106,8 +103,8 @@ func TestCompareWhileKeysExpire(t *testing.T) {
 			got: [][]string{{"SET", "k", "v"}, {"PEXPIREAT", "k", ago(shift)}}, do: []string{"DEL", "k"},
 		},
 		{name: "never deleted", got: [][]string{{"SET", "k", "v"}, {"PEXPIREAT", "k", ago(shift)}}, what: "extra"},
-		{name: "expired, and in its grace", got: [][]string{{"SET", "k", "v", "PX", "900"}}},
-		{name: "expired, and past its grace", got: [][]string{{"SET", "k", "v", "PX", "30000"}}, what: "extra"},
+		{name: "expired, and all but", got: [][]string{{"SET", "k", "v", "PX", "60"}}},
+		{name: "expired, and late", got: [][]string{{"SET", "k", "v", "PX", "30000"}}, what: "extra"},
 		{name: "expired, and immortal", got: [][]string{{"SET", "k", "v"}}, what: "extra"},
 		{name: "died early", want: [][]string{{"SET", "k", "v"}, {"PEXPIRE", "k", "30000"}}, what: "missing"},
 		{
@@ -163,7 +160,7 @@ func TestCompareWhileKeysExpire(t *testing.T) {
 					}()
 				}
 				c := newComparison(want, got, CompareOptions{TTLTolerance: 50 * time.Millisecond})
-				c.patience = 2 * time.Second // longer than what is in its grace lives
+				c.patience = 2 * time.Second
 				if tt.do != nil {
 					c.patience = patience
 				}
