@@ -51,7 +51,9 @@ func (a *Applier) add(b *batch, u *replica.Unit, i int, cmd replica.Command) {
 	case drop:
 		return
 	}
-	b.add(t.args, command{db: cmd.DB, effect: t.effect, needs: t.needs, form: t.form, expect: expected(u, i, t.args, a.expires)})
+	b.add(t.args, command{
+		db: cmd.DB, effect: t.effect, needs: t.needs, form: t.form, expect: expected(u, i, t.args, a.expires),
+	})
 	if t.then != nil {
 		b.add(t.then, command{db: cmd.DB})
 	}

@@ -113,7 +113,8 @@ func (r *rewriter) moment(arg []byte, how told, shift int64) (digits []byte, ok 
 	if err != nil {
 		return nil, false
 	}
-	// What is too far away wraps round, as it does in the sources that send it (Redis 6.0): they take it for over, and will say so.
+	// What is too far away wraps round, as it does in the sources that send it (Redis 6.0): they
+	// take it for over, and will say so.
 	if how.seconds() {
 		ms *= 1000
 	}

@@ -9,11 +9,14 @@ import (
 	"redferry/rdbstream"
 )
 
-// A source sends some commands in a form that a replica takes and a client may not say, or that does something else when a client says it. Others are about the
-// source itself, and not about its data. This file writes the first ones anew and drops the second. docs/internals/propagation.md lists them all.
+// A source sends some commands in a form that a replica takes and a client may not say, or that
+// does something else when a client says it. Others are about the source itself, and not about its
+// data. This file writes the first ones anew and drops the second. docs/internals/propagation.md
+// lists them all.
 
-// form is how a command goes to the target. It gets and returns what translate has so far, by value, so that nothing of it needs memory of its own. drop is
-// true for what does not go there. An error says why no target can take the command.
+// form is how a command goes to the target. It gets and returns what translate has so far, by
+// value, so that nothing of it needs memory of its own. drop is true for what does not go there. An
+// error says why no target can take the command.
 type form func(a *Applier, t translated, at spot) (out translated, drop bool, err error)
 
 // spot is where in the stream a command is.
@@ -48,10 +51,14 @@ var (
 	helloChannel    = []byte("__sentinel__:hello")
 )
 
-// clusterForm drops what is about slots, which the target has of its own. FLUSHSLOT (Valkey 9) is about keys, too: dropped, they would stay in the target.
+var errFlushSlot = errors.New("the command removes all keys of a slot of a cluster, and the target has no slots: " +
+	"delete these keys on the target, then leave the command out")
+
+// clusterForm drops what is about slots, which the target has of its own. FLUSHSLOT (Valkey 9) is
+// about keys, too: dropped, they would stay in the target.
 func clusterForm(_ *Applier, t translated, _ spot) (translated, bool, error) {
 	if len(t.args) > 1 && isOneOf(t.args[1], "FLUSHSLOT") {
-		return t, false, errors.New("it removes all keys of a slot of the source's cluster, and the target has no slots: delete them there by hand, then leave the command out")
+		return t, false, errFlushSlot
 	}
 	return t, true, nil
 }
@@ -61,7 +68,8 @@ func otherDatabaseForm(_ *Applier, t translated, _ spot) (translated, bool, erro
 	return t, false, nil
 }
 
-// flushForm frees the memory in the background, whatever the source's client wrote: a synchronous one would hold up the target.
+// flushForm frees the memory in the background, whatever the source's client wrote: a synchronous
+// one would hold up the target.
 func flushForm(_ *Applier, t translated, at spot) (translated, bool, error) {
 	ours := at.db == 0 || len(t.args[0]) == len("FLUSHALL")
 	t.args = [][]byte{t.args[0], async}
@@ -88,18 +96,21 @@ func swapForm(a *Applier, t translated, at spot) (translated, bool, error) {
 	return t, false, nil
 }
 
-// publishForm leaves out what sentinels tell each other of the source: the target's own sentinels would take the source for their primary.
+// publishForm leaves out what sentinels tell each other of the source: the target's own sentinels
+// would take the source for their primary.
 func publishForm(a *Applier, t translated, _ spot) (translated, bool, error) {
 	return t, a.DropPublish || len(t.args) > 1 && bytes.Equal(t.args[1], helloChannel), nil
 }
 
-// restoreAskingForm is for a key that was migrated to a node of a cluster: the target has it without asking.
+// restoreAskingForm is for a key that was migrated to a node of a cluster: the target has it
+// without asking.
 func restoreAskingForm(_ *Applier, t translated, _ spot) (translated, bool, error) {
 	t.args = append([][]byte{nameRestore}, t.args[1:]...)
 	return t, false, nil
 }
 
-// functionForm gives the payload of FUNCTION RESTORE the RDB version that all servers with functions take.
+// functionForm gives the payload of FUNCTION RESTORE the RDB version that all servers with
+// functions take.
 func functionForm(_ *Applier, t translated, _ spot) (translated, bool, error) {
 	if len(t.args) > 2 && isOneOf(t.args[1], "RESTORE") {
 		if payload, ok := rdbstream.PortFunctions(nil, t.args[2]); ok {
@@ -111,9 +122,11 @@ func functionForm(_ *Applier, t translated, _ spot) (translated, bool, error) {
 
 // xaddForm takes out of XADD's options what only a primary may say:
 //
-//   - LIMIT. The source has trimmed with "~" and says what came of it with "=", and leaves LIMIT where the client had written it.
+//   - LIMIT. The source has trimmed with "~" and says what came of it with "=", and leaves LIMIT
+//     where the client had written it.
 //   - All trimming but the last one, which Redis 6.0 lets a client say more than once, and obeys.
-//   - IDMP and IDMPAUTO, beside the ID that they led to (Redis 8.6). IDMP's pair is recorded in a command of its own, where the target has that.
+//   - IDMP and IDMPAUTO, beside the ID that they led to (Redis 8.6). IDMP's pair is recorded in a
+//     command of its own, where the target has that.
 func xaddForm(a *Applier, t translated, _ spot) (translated, bool, error) {
 	if len(t.args) < 5 || !startsOption(t.args[2]) { // most begin with the ID
 		return t, false, nil
@@ -163,7 +176,8 @@ type trimOptions struct {
 	limit      bool
 }
 
-// illegal tells that a client may not say so. LIMIT beside "~" is what a client may say: such a command is not one that a source sends.
+// illegal tells that a client may not say so. LIMIT beside "~" is what a client may say: such a
+// command is not one that a source sends.
 func (o *trimOptions) illegal() bool {
 	if len(o.trim) > 1 && string(o.trim[1]) == "~" {
 		return false
@@ -171,7 +185,8 @@ func (o *trimOptions) illegal() bool {
 	return o.limit || o.trims > 1 || o.idmp != nil
 }
 
-// parseTrim reads the options behind the key, and tells where they end: at XADD's ID. What it does not know ends them, too.
+// parseTrim reads the options behind the key, and tells where they end: at XADD's ID. What it does
+// not know ends them, too.
 func parseTrim(args [][]byte) (o trimOptions, end int) {
 	i := 2
 	for i < len(args) {
@@ -220,7 +235,8 @@ func (m *formMemory) reset() {
 	}
 }
 
-// setAnyway is for SET key value option… without an expiry. A condition on the old value, which not all servers know, has been met: the command goes without it.
+// setAnyway is for SET key value option… without an expiry. A condition on the old value, which not
+// all servers know, has been met: the command goes without it.
 func (r *rewriter) setAnyway(args [][]byte) [][]byte {
 	r.args = append(r.args, args[:3]...)
 	for i := 3; i < len(args); i++ {
@@ -239,7 +255,8 @@ func (r *rewriter) setAnyway(args [][]byte) [][]byte {
 	return r.args
 }
 
-// setsOf are the SETs that make an MSETEX, for a target that does not know it; nil for any other command. Its condition has been met.
+// setsOf are the SETs that make an MSETEX, for a target that does not know it; nil for any other
+// command. Its condition has been met.
 func (a *Applier) setsOf(args [][]byte) (sets [][][]byte) {
 	if a.target.msetex || len(args) < 4 || !isOneOf(args[0], "MSETEX") {
 		return nil

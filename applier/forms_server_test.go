@@ -12,8 +12,9 @@ import (
 	"redferry/replica"
 )
 
-// sentForm is a way to have a source send a command in a form that a client may not say, or that means something else when a client says it
-// (docs/internals/propagation.md). Its keys begin with its name.
+// sentForm is a way to have a source send a command in a form that a client may not say, or that
+// means something else when a client says it (docs/internals/propagation.md). Its keys begin with
+// its name.
 type sentForm struct {
 	name string
 	on   func(b redistest.Build) bool // which sources know it; nil for all
@@ -59,48 +60,92 @@ var sentForms = []sentForm{
 	{"xadd maxlen limit 0", has62, says(many(60, "XADD", "xadd maxlen limit 0", "nomkstream", "LIMIT", "0", "maxlen", "~", "20", "*", "n")...)},
 	{"xadd minid limit", has62, says(many(60, "XADD", "xadd minid limit", "MINID", "~", "99999999999999", "LIMIT", "20", "*", "n")...)},
 	{"xtrim limit", has62, says(append(many(60, "XADD", "xtrim limit", "*", "n"),
-		c("XTRIM", "xtrim limit", "MAXLEN", "~", "5", "LIMIT", "20"), c("XTRIM", "xtrim limit", "minid", "~", "99999999999999", "limit", "10"))...)},
-	{"xadd limit as data", nil, says(c("XADD", "xadd limit as data", "MAXLEN", "~", "5", "*", "LIMIT", "5"), c("XADD", "xadd limit as data", "*", "limit", "limit"))},
+		c("XTRIM", "xtrim limit", "MAXLEN", "~", "5", "LIMIT", "20"),
+		c("XTRIM", "xtrim limit", "minid", "~", "99999999999999", "limit", "10"))...)},
+	{"xadd limit as data", nil, says(c("XADD", "xadd limit as data", "MAXLEN", "~", "5", "*", "LIMIT", "5"),
+		c("XADD", "xadd limit as data", "*", "limit", "limit"))},
 	{"xadd maxlen twice", only60, says(many(30, "XADD", "xadd maxlen twice", "MAXLEN", "2", "MAXLEN", "~", "15", "*", "n")...)},
-	{"pfcount", nil, says(c("PFADD", "pfcount", "a", "b", "c"), c("PFCOUNT", "pfcount"), c("PFADD", "pfcount", "d"), c("PFCOUNT", "pfcount"),
-		c("PFADD", "pfcount 2", "a"), c("PFMERGE", "pfcount 3", "pfcount", "pfcount 2"), c("PFCOUNT", "pfcount 3"), c("PFCOUNT", "pfcount 3"))},
-	{"consumers", nil, says(c("XGROUP", "CREATE", "consumers", "g", "$", "MKSTREAM"), c("XADD", "consumers", "*", "f", "v"), c("XADD", "consumers", "*", "f", "v"),
-		c("XREADGROUP", "GROUP", "g", "c1", "COUNT", "1", "STREAMS", "consumers", ">"), c("XREADGROUP", "GROUP", "g", "c2", "NOACK", "STREAMS", "consumers", ">"))},
-	{"spop", nil, says(c("SADD", "spop", "a", "b", "c", "d", "e"), c("SPOP", "spop"), c("SPOP", "spop", "2"), c("SADD", "spop 2", "a", "b"), c("SPOP", "spop 2", "5"))},
-	{"set get", has62, says(c("SET", "set get", "1"), c("SET", "set get", "2", "GET"), c("SET", "set get", "3", "XX", "GET", "GET"), c("SET", "set get 2", "4", "GET", "EX", "1000"))},
-	{"set ifeq", func(b redistest.Build) bool { return b.AtLeast("valkey", 8, 1) }, says(c("SET", "set ifeq", "1"), c("SET", "set ifeq", "2", "IFEQ", "1"), c("SET", "set ifeq", "3", "IFEQ", "2", "GET"),
-		c("SET", "set ifeq 2", "1", "PX", "1000000"), c("SET", "set ifeq 2", "2", "IFEQ", "1", "KEEPTTL"), c("SET", "set ifeq", "4", "IFEQ", "no"))},
-	{"msetex", func(b redistest.Build) bool { return b.AtLeast("valkey", 9, 1) }, says(c("MSETEX", "2", "msetex", "1", "msetex 2", "2", "EX", "1000"), c("MSETEX", "2", "msetex", "3", "msetex 3", "4"),
+	{"pfcount", nil, says(c("PFADD", "pfcount", "a", "b", "c"), c("PFCOUNT", "pfcount"),
+		c("PFADD", "pfcount", "d"), c("PFCOUNT", "pfcount"),
+		c("PFADD", "pfcount 2", "a"), c("PFMERGE", "pfcount 3", "pfcount", "pfcount 2"), c("PFCOUNT", "pfcount 3"),
+		c("PFCOUNT", "pfcount 3"))},
+	{"consumers", nil, says(c("XGROUP", "CREATE", "consumers", "g", "$", "MKSTREAM"),
+		c("XADD", "consumers", "*", "f", "v"), c("XADD", "consumers", "*", "f", "v"),
+		c("XREADGROUP", "GROUP", "g", "c1", "COUNT", "1", "STREAMS", "consumers", ">"),
+		c("XREADGROUP", "GROUP", "g", "c2", "NOACK", "STREAMS", "consumers", ">"))},
+	{"spop", nil, says(c("SADD", "spop", "a", "b", "c", "d", "e"), c("SPOP", "spop"), c("SPOP", "spop", "2"),
+		c("SADD", "spop 2", "a", "b"), c("SPOP", "spop 2", "5"))},
+	{"set get", has62, says(c("SET", "set get", "1"), c("SET", "set get", "2", "GET"),
+		c("SET", "set get", "3", "XX", "GET", "GET"), c("SET", "set get 2", "4", "GET", "EX", "1000"))},
+	{"set ifeq", func(b redistest.Build) bool { return b.AtLeast("valkey", 8, 1) }, says(c("SET", "set ifeq", "1"),
+		c("SET", "set ifeq", "2", "IFEQ", "1"), c("SET", "set ifeq", "3", "IFEQ", "2", "GET"),
+		c("SET", "set ifeq 2", "1", "PX", "1000000"), c("SET", "set ifeq 2", "2", "IFEQ", "1", "KEEPTTL"),
+		c("SET", "set ifeq", "4", "IFEQ", "no"))},
+	{"msetex", func(b redistest.Build) bool { return b.AtLeast("valkey", 9, 1) }, says(c("MSETEX", "2", "msetex", "1", "msetex 2", "2", "EX", "1000"),
+		c("MSETEX", "2", "msetex", "3", "msetex 3", "4"),
 		c("MSETEX", "1", "msetex 2", "5", "KEEPTTL"), c("MSETEX", "1", "msetex 2", "6", "XX", "PX", "1000000"))},
-	{"ttl over", nil, says(c("SET", "ttl over", "v"), c("EXPIRE", "ttl over", "0"), c("SET", "ttl over 2", "v"), c("EXPIRE", "ttl over 2", "-1"),
+	{"ttl over", nil, says(c("SET", "ttl over", "v"), c("EXPIRE", "ttl over", "0"), c("SET", "ttl over 2", "v"),
+		c("EXPIRE", "ttl over 2", "-1"),
 		c("SET", "ttl over 3", "v"), c("PEXPIREAT", "ttl over 3", "-5"))},
 	{"ttl overflows", only60, func(t *testing.T, s *redistest.Server) {
-		says(c("SET", "ttl overflows", "v", "PX", farMs), c("SET", "ttl overflows 2", "v", "EX", farMs), c("PSETEX", "ttl overflows 3", farMs, "v"),
-			c("SETEX", "ttl overflows 4", "9223372036854775", "v"), c("SET", "far", "v", "PX", "9223370000000000000"))(t, s)
+		says(c("SET", "ttl overflows", "v", "PX", farMs), c("SET", "ttl overflows 2", "v", "EX", farMs),
+			c("PSETEX", "ttl overflows 3", farMs, "v"),
+			c("SETEX", "ttl overflows 4", "9223372036854775", "v"),
+			c("SET", "far", "v", "PX", "9223370000000000000"))(t, s)
 		eventually(t, "the source has taken them for over", func() bool {
 			return s.DoInt(t, "EXISTS", "ttl overflows", "ttl overflows 2", "ttl overflows 3", "ttl overflows 4") == 0
 		})
 	}},
-	{"strings", nil, tries(c("SET", "strings", "1", "EX", "1000"), c("INCRBYFLOAT", "strings", "0.5"), c("APPEND", "strings", "x"), c("SETRANGE", "strings", "2", "y"), c("SETEX", "strings 2", "1000", "v"),
-		c("GETEX", "strings 2", "PX", "2000000"), c("SET", "strings 3", "v"), c("GETDEL", "strings 3"), c("GETSET", "strings", "v"), c("MSETNX", "strings 4", "v", "strings 5", "v"),
-		c("GETEX", "strings 2", "PERSIST"), c("SET", "strings 6", "v", "NX"), c("SET", "strings 6", "w", "XX", "KEEPTTL"), c("BITFIELD", "strings 7", "SET", "u8", "0", "9", "INCRBY", "u8", "0", "1"),
-		c("SETBIT", "strings 7", "100", "1"), c("BITOP", "NOT", "strings 8", "strings 7"), c("COPY", "strings 2", "strings 9"), c("RENAME", "strings 9", "strings 10"),
-		c("SET", "strings 11", "v"), c("DELIFEQ", "strings 11", "v"), c("DELEX", "strings 11", "IFEQ", "v"), c("PFADD", "strings 12", "a"), c("PFDEBUG", "TODENSE", "strings 12"))},
-	{"lists", nil, tries(c("RPUSH", "lists", "a", "b", "c", "d", "e", "f"), c("LMPOP", "2", "lists none", "lists", "LEFT", "COUNT", "2"), c("LMOVE", "lists", "lists 2", "LEFT", "RIGHT"), c("RPOPLPUSH", "lists", "lists 2"),
-		c("BLPOP", "lists", "1"), c("BRPOPLPUSH", "lists 2", "lists 3", "1"), c("LINSERT", "lists 3", "BEFORE", "a", "z"), c("SORT", "lists 3", "ALPHA", "STORE", "lists 4"), c("LPOP", "lists 4", "1"))},
-	{"zsets", nil, tries(c("ZADD", "zsets", "1", "a", "2", "b", "3", "c"), c("ZADD", "zsets", "GT", "CH", "5", "a"), c("ZADD", "zsets", "INCR", "1.5", "b"), c("BZPOPMIN", "zsets", "1"), c("ZMPOP", "1", "zsets", "MAX"),
-		c("ZRANGESTORE", "zsets 2", "zsets", "0", "-1"), c("GEOADD", "zsets 3", "13.361389", "38.115556", "p"), c("GEORADIUS", "zsets 3", "15", "37", "200", "km", "STORE", "zsets 4"),
-		c("GEOSEARCHSTORE", "zsets 5", "zsets 3", "FROMLONLAT", "15", "37", "BYRADIUS", "200", "km", "STOREDIST"), c("ZUNIONSTORE", "zsets 6", "2", "zsets", "zsets 3", "WEIGHTS", "2", "3"))},
-	{"field ttls", redistest.Build.HasFieldTTL, tries(c("HSET", "field ttls", "a", "1", "b", "2", "c", "3", "d", "4", "e", "5", "f", "6"), c("HEXPIRE", "field ttls", "1000", "FIELDS", "2", "a", "b"), c("HPEXPIRE", "field ttls", "1000000", "NX", "FIELDS", "2", "a", "c"),
-		c("HEXPIRE", "field ttls", "0", "FIELDS", "2", "d", "none"), c("HPERSIST", "field ttls", "FIELDS", "1", "b"), c("HINCRBY", "field ttls", "a", "5"), c("HSETEX", "field ttls", "EX", "1000", "FIELDS", "1", "g", "7"),
-		c("HSETEX", "field ttls", "FNX", "KEEPTTL", "FIELDS", "1", "h", "8"), c("HGETEX", "field ttls", "PX", "2000000", "FIELDS", "2", "g", "h"), c("HGETEX", "field ttls", "PERSIST", "FIELDS", "1", "h"), c("HGETDEL", "field ttls", "FIELDS", "1", "e"))},
-	{"hashes", nil, tries(c("HSET", "hashes", "a", "1"), c("HINCRBYFLOAT", "hashes", "a", "0.1"), c("HSETNX", "hashes", "b", "1"), c("HMSET", "hashes", "c", "1"), c("HDEL", "hashes", "c"))},
-	{"streams", nil, tries(c("XADD", "streams", "1-1", "f", "v"), c("XADD", "streams", "1-*", "f", "v"), c("XADD", "streams", "2-1", "f", "v"), c("XGROUP", "CREATE", "streams", "g", "0"),
-		c("XREADGROUP", "GROUP", "g", "c", "STREAMS", "streams", ">"), c("XDEL", "streams", "1-1"), c("XAUTOCLAIM", "streams", "g", "d", "0", "0"), c("XCLAIM", "streams", "g", "e", "0", "2-1"), c("XACK", "streams", "g", "2-1"),
-		c("XSETID", "streams", "9-9"), c("XSETID", "streams", "99-9", "ENTRIESADDED", "50", "MAXDELETEDID", "5-0"), c("XGROUP", "SETID", "streams", "g", "1-0", "ENTRIESREAD", "2"), c("XGROUP", "CREATECONSUMER", "streams", "g", "x"))},
-	{"functions", redistest.Build.Has70, tries(c("FUNCTION", "LOAD", "#!lua name=one\nredis.register_function('f', function(k) return redis.call('SET', k[1], 'v') end)"), c("FCALL", "f", "1", "functions"),
-		c("FUNCTION", "LOAD", "REPLACE", "#!lua name=one\nredis.register_function('f', function(k) return redis.call('INCR', k[1]) end)"), c("FCALL", "f", "1", "functions 2"),
-		c("FUNCTION", "LOAD", "#!lua name=two\nredis.register_function('g', function(k) return 1 end)"), c("FUNCTION", "DELETE", "two"))},
+	{"strings", nil, tries(c("SET", "strings", "1", "EX", "1000"), c("INCRBYFLOAT", "strings", "0.5"),
+		c("APPEND", "strings", "x"), c("SETRANGE", "strings", "2", "y"), c("SETEX", "strings 2", "1000", "v"),
+		c("GETEX", "strings 2", "PX", "2000000"), c("SET", "strings 3", "v"), c("GETDEL", "strings 3"),
+		c("GETSET", "strings", "v"), c("MSETNX", "strings 4", "v", "strings 5", "v"),
+		c("GETEX", "strings 2", "PERSIST"), c("SET", "strings 6", "v", "NX"),
+		c("SET", "strings 6", "w", "XX", "KEEPTTL"),
+		c("BITFIELD", "strings 7", "SET", "u8", "0", "9", "INCRBY", "u8", "0", "1"),
+		c("SETBIT", "strings 7", "100", "1"), c("BITOP", "NOT", "strings 8", "strings 7"),
+		c("COPY", "strings 2", "strings 9"), c("RENAME", "strings 9", "strings 10"),
+		c("SET", "strings 11", "v"), c("DELIFEQ", "strings 11", "v"), c("DELEX", "strings 11", "IFEQ", "v"),
+		c("PFADD", "strings 12", "a"), c("PFDEBUG", "TODENSE", "strings 12"))},
+	{"lists", nil, tries(c("RPUSH", "lists", "a", "b", "c", "d", "e", "f"),
+		c("LMPOP", "2", "lists none", "lists", "LEFT", "COUNT", "2"),
+		c("LMOVE", "lists", "lists 2", "LEFT", "RIGHT"), c("RPOPLPUSH", "lists", "lists 2"),
+		c("BLPOP", "lists", "1"), c("BRPOPLPUSH", "lists 2", "lists 3", "1"),
+		c("LINSERT", "lists 3", "BEFORE", "a", "z"), c("SORT", "lists 3", "ALPHA", "STORE", "lists 4"),
+		c("LPOP", "lists 4", "1"))},
+	{"zsets", nil, tries(c("ZADD", "zsets", "1", "a", "2", "b", "3", "c"),
+		c("ZADD", "zsets", "GT", "CH", "5", "a"), c("ZADD", "zsets", "INCR", "1.5", "b"),
+		c("BZPOPMIN", "zsets", "1"), c("ZMPOP", "1", "zsets", "MAX"),
+		c("ZRANGESTORE", "zsets 2", "zsets", "0", "-1"), c("GEOADD", "zsets 3", "13.361389", "38.115556", "p"),
+		c("GEORADIUS", "zsets 3", "15", "37", "200", "km", "STORE", "zsets 4"),
+		c("GEOSEARCHSTORE", "zsets 5", "zsets 3", "FROMLONLAT", "15", "37", "BYRADIUS", "200", "km", "STOREDIST"),
+		c("ZUNIONSTORE", "zsets 6", "2", "zsets", "zsets 3", "WEIGHTS", "2", "3"))},
+	{"field ttls", redistest.Build.HasFieldTTL, tries(c("HSET", "field ttls", "a", "1", "b", "2", "c", "3", "d", "4", "e", "5", "f", "6"),
+		c("HEXPIRE", "field ttls", "1000", "FIELDS", "2", "a", "b"),
+		c("HPEXPIRE", "field ttls", "1000000", "NX", "FIELDS", "2", "a", "c"),
+		c("HEXPIRE", "field ttls", "0", "FIELDS", "2", "d", "none"),
+		c("HPERSIST", "field ttls", "FIELDS", "1", "b"), c("HINCRBY", "field ttls", "a", "5"),
+		c("HSETEX", "field ttls", "EX", "1000", "FIELDS", "1", "g", "7"),
+		c("HSETEX", "field ttls", "FNX", "KEEPTTL", "FIELDS", "1", "h", "8"),
+		c("HGETEX", "field ttls", "PX", "2000000", "FIELDS", "2", "g", "h"),
+		c("HGETEX", "field ttls", "PERSIST", "FIELDS", "1", "h"),
+		c("HGETDEL", "field ttls", "FIELDS", "1", "e"))},
+	{"hashes", nil, tries(c("HSET", "hashes", "a", "1"), c("HINCRBYFLOAT", "hashes", "a", "0.1"),
+		c("HSETNX", "hashes", "b", "1"), c("HMSET", "hashes", "c", "1"), c("HDEL", "hashes", "c"))},
+	{"streams", nil, tries(c("XADD", "streams", "1-1", "f", "v"), c("XADD", "streams", "1-*", "f", "v"),
+		c("XADD", "streams", "2-1", "f", "v"), c("XGROUP", "CREATE", "streams", "g", "0"),
+		c("XREADGROUP", "GROUP", "g", "c", "STREAMS", "streams", ">"), c("XDEL", "streams", "1-1"),
+		c("XAUTOCLAIM", "streams", "g", "d", "0", "0"), c("XCLAIM", "streams", "g", "e", "0", "2-1"),
+		c("XACK", "streams", "g", "2-1"),
+		c("XSETID", "streams", "9-9"), c("XSETID", "streams", "99-9", "ENTRIESADDED", "50", "MAXDELETEDID", "5-0"),
+		c("XGROUP", "SETID", "streams", "g", "1-0", "ENTRIESREAD", "2"),
+		c("XGROUP", "CREATECONSUMER", "streams", "g", "x"))},
+	{"functions", redistest.Build.Has70, tries(c("FUNCTION", "LOAD", "#!lua name=one\nredis.register_function('f', function(k) return redis.call('SET', k[1], 'v') end)"),
+		c("FCALL", "f", "1", "functions"),
+		c("FUNCTION", "LOAD", "REPLACE", "#!lua name=one\nredis.register_function('f', function(k) return redis.call('INCR', k[1]) end)"),
+		c("FCALL", "f", "1", "functions 2"),
+		c("FUNCTION", "LOAD", "#!lua name=two\nredis.register_function('g', function(k) return 1 end)"),
+		c("FUNCTION", "DELETE", "two"))},
 	{"scripts", nil, tries(c("EVAL", "redis.call('SET', KEYS[1], 'v') redis.call('INCR', KEYS[2]) return redis.call('LPUSH', KEYS[1], 'v')", "2", "scripts", "scripts 2"))},
 	{"sent out", nil, tries(c("PUBLISH", "sent out", "m"), c("SPUBLISH", "sent out", "m"))},
 	{"restore", nil, func(t *testing.T, s *redistest.Server) {
@@ -113,7 +158,8 @@ var sentForms = []sentForm{
 	}},
 }
 
-// TestSentForms has real sources send each form, to targets that should take it. A native replica shows that the source itself says enough.
+// TestSentForms has real sources send each form, to targets that should take it. A native replica
+// shows that the source itself says enough.
 func TestSentForms(t *testing.T) {
 	t.Parallel()
 	for _, b := range redistest.Servers(t) {
@@ -172,7 +218,8 @@ func newestValkey(t *testing.T) (newest redistest.Build) {
 	return newest
 }
 
-// The payload of a RESTORE, or of a FUNCTION RESTORE, comes with the source's RDB version, which an older server, or one of the other family, refuses.
+// The payload of a RESTORE, or of a FUNCTION RESTORE, comes with the source's RDB version, which an
+// older server, or one of the other family, refuses.
 func TestRestoreIntoOther(t *testing.T) {
 	t.Parallel()
 	fill := [][]string{
@@ -209,7 +256,8 @@ func sha1Of(script string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// A source before 7.0 sends the scripts that its clients load, and has them in its RDB: after the cutover they are called by their SHA1 only.
+// A source before 7.0 sends the scripts that its clients load, and has them in its RDB: after the
+// cutover they are called by their SHA1 only.
 func TestScriptsCross(t *testing.T) {
 	t.Parallel()
 	for _, dst := range redistest.Servers(t) {
@@ -241,7 +289,8 @@ func TestScriptsCross(t *testing.T) {
 	}
 }
 
-// A source before 7.0 that replicates scripts by their text sends also those that fail half-way, and calls known ones by their SHA1.
+// A source before 7.0 that replicates scripts by their text sends also those that fail half-way,
+// and calls known ones by their SHA1.
 func TestVerbatimScripts(t *testing.T) {
 	t.Parallel()
 	for _, dst := range redistest.Servers(t) {
@@ -268,7 +317,8 @@ func TestVerbatimScripts(t *testing.T) {
 			if dst.Has70() && f.dst.DoInt(t, "PEXPIRETIME", "volatile") < 1<<52 {
 				t.Error("an expiry that a script has set is not shifted")
 			}
-			// It does not matter that the target has lost its scripts, as long as redferry knows them.
+			// It does not matter that the target has lost its scripts, as long as redferry knows
+			// them.
 			f.dst.Do(t, "SCRIPT", "FLUSH")
 			src.Do(t, "EVALSHA", sha1Of(count), "1", "n")
 			src.Do(t, "EVALSHA", strings.ToUpper(sha1Of(late)), "1", "n")
@@ -295,7 +345,8 @@ func TestVerbatimScripts(t *testing.T) {
 	}
 }
 
-// CLUSTER FLUSHSLOT (Valkey 9) reaches replicas as it is. A target that is no cluster cannot carry it out, and must not be taken for equal.
+// CLUSTER FLUSHSLOT (Valkey 9) reaches replicas as it is. A target that is no cluster cannot carry
+// it out, and must not be taken for equal.
 func TestFlushSlotStopsTheRun(t *testing.T) {
 	t.Parallel()
 	b := newestValkey(t)

@@ -3,8 +3,9 @@ package applier
 // longestName is how long the longest name is that a nameTable can have.
 const longestName = 15
 
-// nameTable finds what is known of a command by its name, in whatever case. Most commands are in no table: a bit for each pair of a first letter and a length
-// spares them the look-up. It allocates nothing.
+// nameTable finds what is known of a command by its name, in whatever case. Most commands are in no
+// table: a bit for each pair of a first letter and a length spares them the look-up. It allocates
+// nothing.
 type nameTable[T any] struct {
 	byName map[string]T // by the name in upper case; letters and hyphens only
 	shapes [32]uint16

@@ -14,10 +14,13 @@ import (
 	"redferry/replica"
 )
 
-// Redis before 7.0 sends the scripts that its clients load, and keeps them in its RDB: a replica has them. With `lua-replicate-commands no` it also sends the calls of
-// scripts, and not what they write: by the text where no replica may know it, and else by its SHA1. A replica that it is sent to in vain would lose what the script writes.
+// Redis before 7.0 sends the scripts that its clients load, and keeps them in its RDB: a replica
+// has them. With `lua-replicate-commands no` it also sends the calls of scripts, and not what they
+// write: by the text where no replica may know it, and else by its SHA1. A replica that it is sent
+// to in vain would lose what the script writes.
 
-// scriptMemory are the scripts that this process has heard of, by their SHA1: a target that restarts has forgotten them. The queue's lock guards it.
+// scriptMemory are the scripts that this process has heard of, by their SHA1: a target that
+// restarts has forgotten them. The queue's lock guards it.
 type scriptMemory struct {
 	texts map[string][]byte
 	size  int
@@ -65,8 +68,9 @@ func scriptCacheForm(a *Applier, t translated, _ spot) (translated, bool, error)
 	return t, true, nil
 }
 
-// scriptForm is for EVAL, which goes as it is, and for EVALSHA, which goes as EVAL where the text is known: then it does not matter what the target has forgotten. What the
-// script has given an expiry is shifted behind it, as far as it names its keys.
+// scriptForm is for EVAL, which goes as it is, and for EVALSHA, which goes as EVAL where the text
+// is known: then it does not matter what the target has forgotten. What the script has given an
+// expiry is shifted behind it, as far as it names its keys.
 func scriptForm(a *Applier, t translated, _ spot) (translated, bool, error) {
 	if len(t.args) < 3 {
 		return t, false, nil
@@ -88,7 +92,8 @@ func scriptForm(a *Applier, t translated, _ spot) (translated, bool, error) {
 	return t, false, nil
 }
 
-// hasScript makes sure that the target has the script that command i of b calls by its SHA1. It is asked once for each connection.
+// hasScript makes sure that the target has the script that command i of b calls by its SHA1. It is
+// asked once for each connection.
 func (a *Applier) hasScript(ctx context.Context, b *batch, i int) error {
 	if !isOneOf(b.argument(i, 0), "EVALSHA") || a.conn == nil {
 		return nil
@@ -99,13 +104,16 @@ func (a *Applier) hasScript(ctx context.Context, b *batch, i int) error {
 	}
 	there, err := a.client.Do(ctx, a.client.B().ScriptExists().Sha1(sha).Build()).AsIntSlice()
 	if err != nil || len(there) != 1 {
-		return fmt.Errorf("ask the target for a script, %d replies: %w", len(there), replica.AuthStop("target", a.Target, err))
+		err = replica.AuthStop("target", a.Target, err)
+		return fmt.Errorf("ask the target for a script, %d replies: %w", len(there), err)
 	}
 	if there[0] == 0 {
 		return &replica.Stop{
-			Kind:   replica.Refused,
-			Reason: fmt.Sprintf("the target has lost the script %s, which the source calls by its SHA1 in the unit that ends at offset %d", sha, b.units[b.unitOf(i)].end.Offset),
-			Hint:   "nothing of that unit, or after it, was applied: load the script into the target with SCRIPT LOAD, and run the same command again",
+			Kind: replica.Refused,
+			Reason: fmt.Sprintf("the target has lost script %s, which the unit that ends at offset %d calls",
+				sha, b.units[b.unitOf(i)].end.Offset),
+			Hint: "redferry has applied nothing of that unit: load the script into the target with SCRIPT LOAD, " +
+				"then run the same command again",
 		}
 	}
 	if a.conn.scripts == nil {
@@ -135,19 +143,23 @@ func argumentsBelow(below int64) (args [][]byte) {
 	return args
 }
 
-// notTheScript are parts of a failed script's error that say: it failed because of this target, and not as it did at the source.
+// notTheScript are parts of a failed script's error that say: it failed because of this target, and
+// not as it did at the source.
 var notTheScript = []string{
-	"NOSCRIPT", "OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "NOPERM ", "ACL failure", "command called from", "not allowed from script", "can't run this command", "can't access",
+	"NOSCRIPT", "OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "NOPERM ", "ACL failure", "can't run this command",
+	"can't access", "command called from", "not allowed from script",
 }
 
-// failedThere parts the failures that the source has met as well from the others. A source sends a script that has failed half-way, for what it wrote before that.
+// failedThere parts the failures that the source has met as well from the others. A source sends a
+// script that has failed half-way, for what it wrote before that.
 func failedThere(b *batch, failed []failure, log *zerolog.Logger) (rest []failure) {
 	for _, f := range failed {
 		if b.cmds[f.ref].expect != mayFail || !scriptFailed(f.err) {
 			rest = append(rest, f)
 			continue
 		}
-		log.Debug().Str("command", b.describe(f.ref)).AnErr("reply", f.err).Msg("a script has failed, as it did at the source")
+		log.Debug().Str("command", b.describe(f.ref)).AnErr("reply", f.err).
+			Msg("a script has failed, as it did at the source")
 	}
 	return rest
 }

@@ -11,8 +11,9 @@ import (
 	"redferry/internal/redistest"
 )
 
-// Sentinels on both sides call their primary by the default name. What those of the source tell each other through it reaches the target in the stream: its own
-// would take the source for their primary, since its epoch is newer, and make the target its replica.
+// Sentinels on both sides call their primary by the default name. What those of the source tell
+// each other through it reaches the target in the stream: its own would take the source for their
+// primary, since its epoch is newer, and make the target its replica.
 func TestSentinelsOnBothSides(t *testing.T) {
 	t.Parallel()
 	b := redistest.Latest(t)

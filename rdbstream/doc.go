@@ -1,9 +1,11 @@
 // Package rdbstream reads an RDB, the snapshot that Redis and Valkey write, from a stream of bytes, one entry at a time.
 //
-// A [Reader] finds where each key's value begins and ends and hands out its raw bytes: the value is not decoded, because the body of a
-// RESTORE payload is exactly the body in the RDB. [AppendDump] makes that payload. Only what must be understood is decoded: keys, AUX
-// fields and function libraries. The one thing in a value that may have to be another on the target are the expiries of a hash's fields:
-// [AppendDumpMapped] replaces them on the way into the payload, [MapDump] in a payload that is there already. [PortDump] makes one fit for other servers.
+// A [Reader] finds where each key's value begins and ends and hands out its raw bytes: the value is
+// not decoded, because the body of a RESTORE payload is exactly the body in the RDB. [AppendDump]
+// makes that payload. Only what must be understood is decoded: keys, AUX fields and function
+// libraries. The one thing in a value that may have to be another on the target are the expiries of
+// a hash's fields: [AppendDumpMapped] replaces them on the way into the payload, [MapDump] in a
+// payload that is there already. [PortDump] makes one fit for other servers.
 //
 // It is the hot path of a snapshot. Entries that lie whole in the bufio.Reader's buffer are handed out in place; only what straddles two
 // fillings of it is copied. The CRC is computed over whole fillings. In the steady state nothing is allocated.

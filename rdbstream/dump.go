@@ -69,8 +69,8 @@ func (d *dump) typ() byte { return d.payload[d.at] }
 // stored is the payload's CRC; 0 for none.
 func (d *dump) stored() uint64 { return binary.LittleEndian.Uint64(d.payload[d.end+2:]) }
 
-// rewrite appends the payload with another version and, unless f is nil, other expiries of a hash's fields. A CRC that is wrong stays an error: a new one
-// would hide it.
+// rewrite appends the payload with another version and, unless f is nil, other expiries of a hash's
+// fields. A CRC that is wrong stays an error: a new one would hide it.
 func (d *dump) rewrite(dst []byte, version int, f func(ms int64) int64) (out []byte, ok bool, err error) {
 	stored := d.stored()
 	if computed := CRC64(0, d.payload[:d.end+2]); stored != 0 && stored != computed {
@@ -90,8 +90,9 @@ func (d *dump) rewrite(dst []byte, version int, f func(ms int64) int64) (out []b
 // functionsDump is the first version that knows functions.
 const functionsDump = 10
 
-// PortFunctions appends the payload of a FUNCTION RESTORE with the lowest RDB version that knows functions, so that any server takes it that has them. ok is false,
-// and nothing appended, when there is nothing to change, or the bytes are not such a payload: the target says so.
+// PortFunctions appends the payload of a FUNCTION RESTORE with the lowest RDB version that knows
+// functions, so that any server takes it that has them. ok is false, and nothing appended, when
+// there is nothing to change, or the bytes are not such a payload: the target says so.
 func PortFunctions(dst, payload []byte) (out []byte, ok bool) {
 	d := dump{payload: payload, end: len(payload) - dumpFooter}
 	if d.end < 0 || d.end > 0 && payload[0] != opFunction2 {

@@ -74,8 +74,10 @@ func MapDump(dst, payload []byte, f func(ms int64) int64) (out []byte, ok bool, 
 	return p.rewrite(dst, p.version, f)
 }
 
-// PortDump is [MapDump] for another server: the payload gets the lowest RDB version that knows its type, as [AppendDump] gives it, and a CRC where it has none.
-// ok is false, and nothing appended, when there is nothing to change, or the bytes are no payload: the target says so. The error is as MapDump's.
+// PortDump is [MapDump] for another server: the payload gets the lowest RDB version that knows its
+// type, as [AppendDump] gives it, and a CRC where it has none. ok is false, and nothing appended,
+// when there is nothing to change, or the bytes are no payload: the target says so. The error is as
+// MapDump's.
 func PortDump(dst, payload []byte, f func(ms int64) int64) (out []byte, ok bool, err error) {
 	p, ok, err := parseDump(payload)
 	if !ok || err != nil {

@@ -287,7 +287,8 @@ func modules(ctx context.Context, c rueidis.Client) []string {
 	return names
 }
 
-// watched tells whether sentinels are connected: they all listen on one channel. Where that may not be asked for, their connections' names tell.
+// watched tells whether sentinels are connected: they all listen on one channel. Where that may not
+// be asked for, their connections' names tell.
 func watched(ctx context.Context, c rueidis.Client) tristate {
 	reply, err := c.Do(ctx, c.B().PubsubNumsub().Channel("__sentinel__:hello").Build()).ToArray()
 	if err == nil && len(reply) == 2 {

@@ -79,7 +79,8 @@ func targetRights(c Config) []need {
 	if c.Publish {
 		list = append(list, wished("publish", "PUBLISH", anyKey, "v"), wished("spublish", "SPUBLISH", anyKey, "v"))
 	}
-	list = append(list, wished("config|get", "CONFIG", "GET", "maxmemory"), wished("script|load", "SCRIPT", "LOAD", "return 1")) // scripts, of sources before 7.0
+	list = append(list, wished("config|get", "CONFIG", "GET", "maxmemory"))
+	list = append(list, wished("script|load", "SCRIPT", "LOAD", "return 1")) // for sources before 7.0
 	if c.Expiry == applier.Import {
 		list = append(list, needed("config|set", "CONFIG", "SET", "import-mode", "yes"), needed("client|import-source", "CLIENT", "IMPORT-SOURCE", "ON"))
 	}

@@ -221,14 +221,17 @@ func (e *end) sentinel(name string, several bool) verdict {
 	return good("no sentinel watches the %s", name)
 }
 
-// sentinels warns of those that watch both sides. What they publish is not forwarded; but whatever else tells one of them of the other side, a REPLICAOF or another
-// tool, has it take one primary for the other's replica, where both have one name.
+// sentinels warns of those that watch both sides. What they publish is not forwarded; but whatever
+// else tells one of them of the other side, a REPLICAOF or another tool, has it take one primary
+// for the other's replica, where both have one name.
 func sentinels(f *facts) verdict {
 	if f.source.watched != yes || f.target.watched != yes {
 		return good("sentinels do not watch both sides")
 	}
 	return verdict{
-		Warn, "sentinels watch both sides", "if they use one name for both, and ever hear of each other, they make one primary a replica of the other; redferry does not forward what they publish",
+		Warn, "sentinels watch both sides",
+		"sentinels that use one name for both, and hear of each other, make one primary a replica of the other; " +
+			"redferry does not forward what they publish",
 		"use different names (sentinel monitor NAME …), or stop the target's sentinels until the cutover is done",
 	}
 }

@@ -2,8 +2,8 @@ package verify
 
 import "strings"
 
-// A HyperLogLog is a string, with a cached count in it that reading may renew, in one of two encodings that depends on the server's settings: two with other bytes
-// may mean the same.
+// A HyperLogLog is a string, with a cached count in it that reading may renew, in one of two
+// encodings that depends on the server's settings: two with other bytes may mean the same.
 
 const (
 	hllMagic     = "HYLL"
@@ -57,7 +57,8 @@ func denseRegisters(s string) (r *[hllRegisters]byte, ok bool) {
 	return r, true
 }
 
-// sparseRegisters reads runs: of 1 to 64 zeros (00nnnnnn), of 1 to 16384 (01nnnnnn nnnnnnnn), and of 1 to 4 registers with a value from 1 to 32 (1vvvvvnn).
+// sparseRegisters reads runs: of 1 to 64 zeros (00nnnnnn), of 1 to 16384 (01nnnnnn nnnnnnnn), and
+// of 1 to 4 registers with a value from 1 to 32 (1vvvvvnn).
 func sparseRegisters(s string) (r *[hllRegisters]byte, ok bool) {
 	r = new([hllRegisters]byte)
 	at := 0

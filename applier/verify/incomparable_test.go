@@ -10,7 +10,8 @@ import (
 	"redferry/internal/redistest"
 )
 
-// wantIncomparable fails the test unless the report has no difference, and these keys of which it cannot tell, in any order.
+// wantIncomparable fails the test unless the report has no difference, and these keys of which it
+// cannot tell, in any order.
 func wantIncomparable(t *testing.T, r verify.Report, want ...string) {
 	t.Helper()
 	wantEqual(t, r)
@@ -28,7 +29,8 @@ func wantIncomparable(t *testing.T, r verify.Report, want ...string) {
 	}
 }
 
-// A consumer whose first XREADGROUP got nothing is not replicated, to native replicas either. Whether it is one of these, or is missing, nobody can tell.
+// A consumer whose first XREADGROUP got nothing is not replicated, to native replicas either.
+// Whether it is one of these, or is missing, nobody can tell.
 func TestConsumersThatAreNotReplicated(t *testing.T) {
 	t.Parallel()
 	for _, b := range redistest.Servers(t) {
@@ -97,7 +99,8 @@ func TestVectorSets(t *testing.T) {
 	}
 }
 
-// HyperLogLogs are equal when they count the same, whatever count is cached in them and however they are encoded.
+// HyperLogLogs are equal when they count the same, whatever count is cached in them and however
+// they are encoded.
 func TestHyperLogLogs(t *testing.T) {
 	t.Parallel()
 	for _, b := range redistest.Servers(t) {

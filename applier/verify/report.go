@@ -82,8 +82,9 @@ type Report struct {
 	Moving      int64
 	FirstMoving []Difference
 
-	// Incomparable are keys of which nobody can tell whether they are equal: a module's value in other bytes, or a consumer that sources do not replicate. The first of them are
-	// in FirstIncomparable.
+	// Incomparable are keys of which nobody can tell whether they are equal: a module's value in
+	// other bytes, or a consumer that sources do not replicate. The first of them are in
+	// FirstIncomparable.
 	Incomparable      int64
 	FirstIncomparable []Difference
 

@@ -273,7 +273,8 @@ func (s *streamPair) consumers(ctx context.Context, group string) error {
 		prefix := "group " + shorten(group) + " consumer " + shorten(name)
 		if inSource && !inTarget && x["pending"] == "0" {
 			s.unsure = cmp.Or(s.unsure, &Difference{
-				DB: s.db, Key: s.key, Kind: Incomparable, What: prefix + ", whose first XREADGROUP has got nothing, perhaps: then the source does not replicate it", Source: has(true), Target: has(false),
+				DB: s.db, Key: s.key, Kind: Incomparable, Source: has(true), Target: has(false),
+				What: prefix + ": a source does not replicate a consumer whose first XREADGROUP got nothing",
 			})
 			continue
 		}

@@ -88,20 +88,25 @@ func (w *worker) values(ctx context.Context, db int, pairs []pair) (found []Diff
 	return found, nil
 }
 
-// module is the verdict on a module's value in other bytes: only the module knows what they mean. Of a vector set (Redis 8.0), whose bytes depend on chance, the size tells.
+// module is the verdict on a module's value in other bytes: only the module knows what they mean.
+// Of a vector set (Redis 8.0), whose bytes depend on chance, the size tells.
 func (w *worker) module(ctx context.Context, db int, key, kind string) (Difference, error) {
-	d := Difference{DB: db, Key: key, Kind: Incomparable, What: "the bytes of a " + kind + ", whose meaning only its module knows", Source: "other bytes", Target: "other bytes"}
+	d := Difference{DB: db, Key: key, Kind: Incomparable, Source: "other bytes", Target: "other bytes"}
+	d.What = "the bytes of a " + kind + ", whose meaning only its module knows"
 	if kind != "vectorset" {
 		return d, nil
 	}
-	source, target, err := w.ask(ctx, db, 1, func(c *conn, _ int) rueidis.Completed { return c.dedicated.B().Arbitrary("VCARD").Keys(key).Build() })
+	source, target, err := w.ask(ctx, db, 1, func(c *conn, _ int) rueidis.Completed {
+		return c.dedicated.B().Arbitrary("VCARD").Keys(key).Build()
+	})
 	if err != nil {
 		return d, err
 	}
 	theirs, err1 := source[0].AsInt64()
 	ours, err2 := target[0].AsInt64()
 	if err1 == nil && err2 == nil && theirs != ours {
-		d.Kind, d.What, d.Source, d.Target = Value, "elements", strconv.FormatInt(theirs, 10), strconv.FormatInt(ours, 10)
+		d.Kind, d.What = Value, "elements"
+		d.Source, d.Target = strconv.FormatInt(theirs, 10), strconv.FormatInt(ours, 10)
 	}
 	return d, nil
 }

@@ -135,7 +135,8 @@ func (c *cutovers) compare(ctx context.Context, mode verify.Mode) error {
 		}
 	}
 	if report.Incomparable > 0 {
-		c.log.Warn().Int64("keys", report.Incomparable).Stringer("first", report.FirstIncomparable[0]).Msg("nobody can tell whether both sides mean the same by these keys; they are not counted as differences")
+		c.log.Warn().Int64("keys", report.Incomparable).Stringer("first", report.FirstIncomparable[0]).
+			Msg("some keys cannot be compared; they do not count as differences")
 	}
 	if report.Equal() {
 		return nil

@@ -102,7 +102,7 @@ func printVerified(w io.Writer, r *verify.Report) error {
 		}
 	}
 	if r.Incomparable > 0 {
-		p.row("incomparable", "%s: nobody can tell whether the two sides mean the same", plural(r.Incomparable, "key"))
+		p.row("incomparable", "%s that nobody can compare, which is no difference", plural(r.Incomparable, "key"))
 		for _, d := range r.FirstIncomparable {
 			p.line("  %s", d)
 		}
@@ -167,7 +167,8 @@ func verifyResult(r *verify.Report) verifyJSON {
 	list := func(l []verify.Difference) []verify.Difference { return append([]verify.Difference{}, l...) } // [] where there is none
 	return verifyJSON{
 		Source: r.Source, Target: r.Target, Mode: r.Mode, Equal: r.Equal(), Looked: r.Looked, Total: r.Total(), Kinds: r.Differences, First: list(r.First), Ended: r.Ended,
-		Unjudged: r.Moving, FirstMoving: list(r.FirstMoving), Untold: r.Incomparable, FirstUntold: list(r.FirstIncomparable), Expired: r.Expired, Shifted: r.Shifted, Note: r.Note, Seconds: r.Elapsed.Seconds(),
+		Untold: r.Incomparable, FirstUntold: list(r.FirstIncomparable),
+		Unjudged: r.Moving, FirstMoving: list(r.FirstMoving), Expired: r.Expired, Shifted: r.Shifted, Note: r.Note, Seconds: r.Elapsed.Seconds(),
 	}
 }
 
