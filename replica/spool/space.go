@@ -85,12 +85,13 @@ func (s *Spool) freeable(n int64) *segment {
 	return nil
 }
 
-// look asks how much space is free.
+// look asks how much space is free, and what the spool may take of it.
 func (s *Spool) look() {
 	free := s.disk.free()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.space = free
+	s.share()
 	if s.blocked {
 		s.changed.Broadcast()
 	}

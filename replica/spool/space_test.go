@@ -165,6 +165,49 @@ func TestLowSpace(t *testing.T) {
 	})
 }
 
+// TestMaxFollowsTheDisk: a spool that was opened on a full disk takes its share of what becomes free, in segments of a useful size, and gives it back.
+func TestMaxFollowsTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newFakeDisk()
+		setSpace := func(n int64) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.space = n
+		}
+		setSpace(40 << 10)
+		s := onFake(t, Config{}, d)
+		if u := s.Usage(); u.Max != leastMax {
+			t.Fatalf("on a full disk: %+v", u)
+		}
+		must(t, s.BeginStream(idA, 0))
+		done := appending(t.Context(), s, text(0, 1<<20))
+		if !waiting(done) {
+			t.Fatal("went on without room")
+		}
+		setSpace(200 << 20)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		must(t, <-done)
+		s.mu.Lock()
+		segment := s.segment
+		s.mu.Unlock()
+		if u := s.Usage(); u.Max < 150<<20 || segment < 1<<20 {
+			t.Fatalf("once there is space: %+v, segments of %d", u, segment)
+		}
+		setSpace(100 << 20)
+		time.Sleep(2 * time.Second)
+		if u := s.Usage(); u.Max < 80<<20 || u.Max > 90<<20 {
+			t.Fatalf("once others have taken some: %+v", u)
+		}
+
+		fixed := onFake(t, Config{Max: 1 << 30}, d)
+		time.Sleep(2 * time.Second)
+		if u := fixed.Usage(); u.Max != 1<<30 {
+			t.Fatalf("a maximum that was given: %+v", u)
+		}
+	})
+}
+
 func TestKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := onFake(t, Config{Max: 1000, Segment: 25, Keep: 10 * time.Minute}, newFakeDisk())

@@ -27,6 +27,7 @@ const (
 	defaultMemory = 4 << 20 // of a spool without a folder
 	defaultMax    = 1 << 30 // where nobody knows how much space is free
 	starveFor     = 5 * time.Second
+	leastMax      = 16 << 20        // where it follows the disk: a disk that is full now has room later
 	reserve       = int64(16 << 20) // of the file system's free space stays free
 	least         = int64(1 << 20)  // has to be free for something new
 )
@@ -38,7 +39,8 @@ type Config struct {
 	Dir string
 	// Place names the machine and the folder, so that a copy elsewhere is not taken for the original. The spool adds the folder's inode.
 	Place string
-	// Max bounds the bytes held. 0 means 80 % of what was free on the file system at Open and what the spool had already; in memory, 4 MiB.
+	// Max bounds the bytes held. 0 means 80 % of what is free on the file system and what the spool has, looked at each second, and at least 16 MiB; in
+	// memory, 4 MiB.
 	Max int64
 	// Keep is how long a segment of the stream stays after it was passed, unless room is needed.
 	Keep time.Duration
@@ -53,8 +55,8 @@ type Spool struct {
 	volatile bool // in memory: nothing outlives the process, and what was read is passed
 	place    string
 	boot     string // "" if nobody knows: then only what is on disk is ever believed
-	max      int64
-	segment  int64 // bytes of a segment
+	follows  bool   // max is a share of the disk
+	fixed    int64  // Config.Segment
 	keep     time.Duration
 	patience time.Duration // with a reader that starves while the spool is full
 	found    string
@@ -71,7 +73,9 @@ type Spool struct {
 	description
 	chain       atomic.Pointer[[]link] // the description's Links, for those who do not hold mu
 	rdb, stream part
-	epoch       int // counts the times that bytes were taken back: by Begin, Drop and CutBack
+	max         int64
+	segment     int64 // bytes of the segments that are begun from now on
+	epoch       int   // counts the times that bytes were taken back: by Begin, Drop and CutBack
 	used        int64
 	space       int64 // free on the file system when last looked at, less what was written since; -1: unknown
 	blocked     bool  // Append waits for room
@@ -147,16 +151,22 @@ func open(c Config, d disk, boot string) (*Spool, error) {
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, s.closeFiles())
 	}
-	if c.Max == 0 && s.space >= 0 {
-		s.setMax((s.space+s.used)/5*4, c.Segment)
-	}
+	s.follows = c.Max == 0
+	s.share()
 	return s, nil
+}
+
+// share makes max, where it follows the disk, the spool's share of it. The caller holds mu, or has the spool for itself.
+func (s *Spool) share() {
+	if s.follows && s.space >= 0 {
+		s.setMax(max((s.space+s.used)/5*4, leastMax), s.fixed)
+	}
 }
 
 // configure makes an empty spool.
 func configure(c Config, d disk, boot string) *Spool {
 	s := &Spool{
-		disk: d, place: c.Place, boot: boot, keep: c.Keep, patience: starveFor, space: d.free(),
+		disk: d, place: c.Place, boot: boot, fixed: c.Segment, keep: c.Keep, patience: starveFor, space: d.free(),
 		rdb: part{passed: -1}, stream: part{passed: -1},
 		stop: make(chan struct{}), done: make(chan struct{}), kick: make(chan struct{}, 1),
 	}
