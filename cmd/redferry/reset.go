@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -20,6 +21,8 @@ import (
 type resetCmd struct {
 	Target string `placeholder:"URL" help:"The migration's target, as for run."`
 	targetTLS
+	Source    string   `placeholder:"URL" help:"The migration's source, as for run. It is needed after a run with --raise-source-limits that was killed: its limit is put back."`
+	SourceTLS tlsFlags `embed:"" prefix:"source-tls-" group:"TLS to the source:"`
 	homeFlags
 	LocalOnly bool `help:"Forget the migration on this machine alone: its target is gone for good."`
 	Takeover  bool `help:"Reset a migration whose owner lives; the owner stops writing and ends."`
@@ -40,6 +43,14 @@ func (c *resetCmd) Run(ctx context.Context, s *streams) error {
 		if target, err = endpoint("target", c.Target, c.TargetTLS); err != nil {
 			return err
 		}
+	}
+	var source *replica.Endpoint
+	if c.Source != "" {
+		e, err := endpoint("source", c.Source, c.SourceTLS)
+		if err != nil {
+			return err
+		}
+		source = &e
 	}
 	home, held, err := c.lock()
 	if err != nil {
@@ -65,8 +76,28 @@ func (c *resetCmd) Run(ctx context.Context, s *streams) error {
 			return err
 		}
 	}
+	if home != nil {
+		if err := c.putLimitsBack(ctx, s.out, source, home); err != nil {
+			return errors.Join(err, c.forget(s.out, home))
+		}
+	}
 	return c.forget(s.out, home)
 }
+
+// putLimitsBack has the source limit its replicas' buffers again, as it did before a run that was killed. What stays lifted is the reset's error, and its note stays.
+func (c *resetCmd) putLimitsBack(ctx context.Context, out io.Writer, source *replica.Endpoint, home *applier.Home) error {
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	done, err := replica.PutLimitsBack(soon, source, limitsFile(home))
+	if err != nil || done == "" {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "source %s: %s\n", source.String(), done)
+	return err
+}
+
+// limitsFile notes which sources' limits are lifted.
+func limitsFile(home *applier.Home) string { return filepath.Join(home.Dir(), "source-limits") }
 
 // lock opens the migration's directory, if there is one. held tells that a live process has it, whose migration is to be taken over.
 func (c *resetCmd) lock() (home *applier.Home, held bool, err error) {

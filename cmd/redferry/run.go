@@ -125,7 +125,7 @@ func (c *runCmd) replicate(ctx context.Context, screen *screen, shutdown func())
 	screen.begin(ctx)
 	config := replica.RunConfig{
 		Source: source, ListeningPort: c.AnnouncePort, PSYNCCommand: c.PsyncCommand, AckLiveness: c.Ack == "liveness", Gate: gate,
-		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: filepath.Join(home.Dir(), "source-limits"), StopAt: stopAt, Status: screen.status, Log: log,
+		Spool: spool, RaiseLimits: c.RaiseSourceLimits, LimitsFile: limitsFile(home), StopAt: stopAt, Status: screen.status, Log: log,
 		Cutover: cutovers.config(&c.autoFlags, a, home.Dir()), Lost: &replica.LostReplies{Record: a, Compare: compareKeys(cutovers.ends)},
 	}
 	return beside(ctx, log, func() error { return replica.Run(ctx, config, a) }, services...)
