@@ -278,7 +278,7 @@ func (a *Applier) reopen(ctx context.Context) error {
 		case !ok, rec.Phase != checkpoint.PhaseStream, rec.Epoch < a.owner.epoch, rec.ReplID != a.rec.ReplID: // offsets of two histories say nothing of one another
 			err = errLost
 		case rec.Epoch > a.owner.epoch:
-			err = a.owner.fenced()
+			err = a.owner.overtaken(ctx, conn)
 		}
 	}
 	if err != nil {

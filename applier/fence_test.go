@@ -92,6 +92,31 @@ func TestNextProcessStartsAtOnce(t *testing.T) {
 	}
 }
 
+// The claim of a process that is dead reaches the target only now, behind that of the next one, which holds its lock: the live one claims again and goes on.
+func TestClaimOfTheDeadArrivesLate(t *testing.T) {
+	t.Parallel()
+	src, dst, m := pair(t)
+	late := func() {
+		epoch := number(t, dst.DoString(t, "HGET", "redferry:test:owner", "epoch")) + 1
+		dst.Do(t, "EVAL", `redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'owner', 'the dead')
+			redis.call('SET', KEYS[3], ARGV[1] .. ':0')
+			redis.call('HSET', KEYS[2], 'epoch', ARGV[1])`, "3", "redferry:test:owner", "redferry:test", "redferry:test:fence", fmt.Sprint(epoch))
+	}
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+	stop := redistest.StartLoad(t, src, redistest.LoadOptions{Seed: 11, Rate: 2000})
+	late()
+	eventually(t, "it claims the migration again", func() bool { return dst.DoString(t, "HGET", "redferry:test:owner", "owner") != "the dead" })
+	stop()
+	src.Do(t, "SET", "the", "last")
+	eventually(t, "it goes on", func() bool { return dst.DoInt(t, "EXISTS", "the") == 1 })
+	if err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	m.finish(t)
+	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
+}
+
 func number(t *testing.T, s string) (n int64) {
 	t.Helper()
 	if _, err := fmt.Sscan(s, &n); err != nil {

@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,10 +47,11 @@ func OpenHome(root, name string) (*Home, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	if !ok {
-		holder, _ := os.ReadFile(path) // for the message only
+		text, _ := os.ReadFile(path) // for the message only
+		_, holder, _ := strings.Cut(string(text), "\n")
 		return nil, &replica.Stop{
 			Kind:   replica.Fenced,
-			Reason: fmt.Sprintf("migration %q runs already on this machine: %s holds %s", name, strings.TrimSpace(string(holder)), path),
+			Reason: fmt.Sprintf("migration %q runs already on this machine: %s holds %s", name, strings.TrimSpace(holder), path),
 			Hint:   "stop that process first",
 		}
 	}
@@ -76,20 +78,55 @@ func (h *Home) identify(lockPath string) error {
 	if err != nil {
 		return fmt.Errorf("find out this machine's name: %w", err)
 	}
+	token, err := h.token(lockPath)
+	if err != nil {
+		return err
+	}
 	info, err := os.Stat(lockPath)
 	if err != nil {
 		return fmt.Errorf("look at the lock: %w", err)
 	}
 	machine, _ := os.ReadFile("/etc/machine-id") // not there on every system
-	h.place = fmt.Sprintf("%s/%s%s", host, strings.TrimSpace(string(machine)), lockPath)
+	h.place = fmt.Sprintf("%s/%s%s#%s", host, strings.TrimSpace(string(machine)), lockPath, token)
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		h.place += fmt.Sprintf("#%d", st.Ino) // a copy of the directory is another place; the device's number may change at each mount
+		h.place += fmt.Sprintf("#%d", st.Ino) // a copy has the same token; the device's number may change at each mount
 	}
 	h.owner = fmt.Sprintf("pid %d on %s, since %s", os.Getpid(), host, time.Now().UTC().Format(time.RFC3339))
-	if err := os.WriteFile(lockPath, []byte(h.owner+"\n"), 0o600); err != nil {
+	// The token stays where it is: a process that is killed right here must not take the place from the next one.
+	if err := writeAt(lockPath, tokenSize+1, h.owner+"\n"); err != nil {
 		return fmt.Errorf("write the lock: %w", err)
 	}
 	return nil
+}
+
+// tokenSize is the length of a lock file's first line, without its end.
+const tokenSize = 26
+
+// token is the first line of the lock file, which is made at random when there is none. It tells this lock from the one of another container that has the
+// same path, host name and inode.
+func (h *Home) token(lockPath string) (string, error) {
+	text, err := os.ReadFile(lockPath)
+	if err != nil {
+		return "", fmt.Errorf("read the lock: %w", err)
+	}
+	if token, _, ok := strings.Cut(string(text), "\n"); ok && len(token) == tokenSize && !strings.Contains(token, " ") {
+		return token, nil
+	}
+	token := rand.Text()
+	if err := writeAt(lockPath, 0, token+"\n"); err != nil {
+		return "", fmt.Errorf("write the lock: %w", err)
+	}
+	return token, nil
+}
+
+// writeAt ends a file with text from a place on, durably.
+func writeAt(path string, at int64, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte(text), at)
+	return errors.Join(err, f.Truncate(at+int64(len(text))), f.Sync(), f.Close())
 }
 
 // Close gives the lock back.

@@ -118,6 +118,30 @@ func TestHomePlace(t *testing.T) {
 	}
 }
 
+// Two containers may have the same host name and path, and by chance the same inode: each lock file is a place of its own.
+func TestHomePlaceIsTheLockFilesOwn(t *testing.T) {
+	root := t.TempDir()
+	first := openHome(t, root, "m")
+	place := first.Place()
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(root, "m", "lock"), 0); err != nil { // as another container's is before its first process
+		t.Fatal(err)
+	}
+	other := openHome(t, root, "m")
+	if other.Place() == place {
+		t.Errorf("a lock file of somebody else is the same place, %q", place)
+	}
+	place = other.Place()
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := openHome(t, root, "m").Place(); got != place {
+		t.Errorf("opened again, it is %q, want %q", got, place)
+	}
+}
+
 func TestHomeIsPrivate(t *testing.T) {
 	root := t.TempDir()
 	h := openHome(t, root, "m")

@@ -64,12 +64,16 @@ if redis.call('HEXISTS', KEYS[2], 'format') == 1 then redis.call('HSET', KEYS[2]
 return {1, e, l, o[4] or ''}`
 
 // renewScript prolongs the lease of an epoch that still stands. Replies: the new end of the lease, 0 when there is no owner, or minus the
-// epoch of another one. A lease of 0 gives it back; nothing is left of an owner that never wrote a checkpoint.
-// KEYS: owner, checkpoint, fence. ARGV: epoch, lease in ms.
+// epoch of another one. A later epoch of our own place is no owner: we hold its lock file, so whoever claimed it is dead, and the claim only arrived
+// late. A lease of 0 gives it back; nothing is left of an owner that never wrote a checkpoint.
+// KEYS: owner, checkpoint, fence. ARGV: epoch, lease in ms, place.
 var renewScript = `
 local e = redis.call('HGET', KEYS[1], 'epoch')
 if not e then return '0' end
-if e ~= ARGV[1] then return '-' .. e end
+if e ~= ARGV[1] then
+  if ARGV[3] ~= '' and redis.call('HGET', KEYS[1], 'place') == ARGV[3] then return '0' end
+  return '-' .. e
+end
 if ARGV[2] == '0' and redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('DEL', KEYS[1], KEYS[3])
   return '1'
@@ -125,7 +129,7 @@ func (a *Applier) claim(ctx context.Context) error {
 		if !errors.Is(err, errLost) {
 			return err
 		}
-		// The target went back to before our claim, or lost it: nobody else has taken the migration, so claim it again.
+		// The target went back to before our claim, or lost it, or a dead process's claim came late: nobody else has taken the migration, so claim it again.
 		a.owner.release()
 		a.owner = nil
 	}
@@ -249,7 +253,7 @@ func (o *owner) hold(e replica.Endpoint, look func(context.Context, rueidis.Clie
 // renew prolongs the lease. A Stop means that another process has the migration; errLost that the target does not know our claim.
 func (o *owner) renew(ctx context.Context, c rueidis.Client, lease time.Duration) error {
 	text, err := c.Do(ctx, c.B().Eval().Script(renewScript).Numkeys(3).Key(scriptKeys(o.name)...).
-		Arg(strconv.FormatInt(o.epoch, 10), strconv.FormatInt(lease.Milliseconds(), 10)).Build()).ToString()
+		Arg(strconv.FormatInt(o.epoch, 10), strconv.FormatInt(lease.Milliseconds(), 10), o.place).Build()).ToString()
 	if err != nil {
 		return fmt.Errorf("renew the lease: %w", err)
 	}
@@ -264,6 +268,19 @@ func (o *owner) renew(ctx context.Context, c rueidis.Client, lease time.Duration
 		return o.fenced()
 	}
 	return errLost
+}
+
+// overtaken says what it means that the target knows a later epoch than ours: another process has the migration; or, where the claim is of our own place, a dead
+// one's has arrived late, and ours is to be made again.
+func (o *owner) overtaken(ctx context.Context, c rueidis.CoreClient) error {
+	place, err := c.Do(ctx, c.B().Hget().Key(checkpoint.OwnerKey(o.name)).Field("place").Build()).ToString()
+	switch {
+	case err != nil && !rueidis.IsRedisNil(err):
+		return fmt.Errorf("ask the target who owns the migration: %w", err)
+	case o.place != "" && place == o.place:
+		return errLost
+	}
+	return o.fenced()
 }
 
 func (o *owner) fenced() error {

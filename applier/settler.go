@@ -245,7 +245,7 @@ func (s *settler) do(ctx context.Context, script string, db int, cursor string, 
 		return nil, fmt.Errorf("settle expiries: %w", replica.AuthStop("target", s.target, err))
 	case len(reply) == 1: // the fence
 		if epoch, _ := reply[0].ToString(); parseInt(epoch) > s.owner.epoch {
-			return nil, s.owner.fenced()
+			return nil, s.owner.overtaken(ctx, s.conn)
 		}
 		return nil, errLost
 	case len(reply) != settleReplies:

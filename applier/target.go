@@ -303,7 +303,7 @@ func (a *Applier) dial(ctx context.Context, doubt bool) (*conn, error) {
 		b.Exec().Build(),
 	)
 	c.roundTrip = time.Since(began)
-	if err := a.admitted(c, results); err != nil {
+	if err := a.admitted(ctx, c, results); err != nil {
 		c.close()
 		return nil, err
 	}
@@ -320,7 +320,7 @@ func (a *Applier) dial(ctx context.Context, doubt bool) (*conn, error) {
 func history(info map[string]string) string { return info["run_id"] + " " + info["second_repl_offset"] }
 
 // admitted reads dial's replies.
-func (a *Applier) admitted(c *conn, results []rueidis.RedisResult) error {
+func (a *Applier) admitted(ctx context.Context, c *conn, results []rueidis.RedisResult) error {
 	for _, r := range results[1:] {
 		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
 			return fmt.Errorf("open a connection to the target: %w", replica.AuthStop("target", a.Target, err))
@@ -350,7 +350,7 @@ func (a *Applier) admitted(c *conn, results []rueidis.RedisResult) error {
 	}
 	switch epoch := parseInt(pair[0]); {
 	case epoch > a.owner.epoch:
-		return a.owner.fenced()
+		return a.owner.overtaken(ctx, c)
 	case epoch < a.owner.epoch:
 		return errLost
 	}
