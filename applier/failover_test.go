@@ -70,6 +70,35 @@ func TestFailoverOfTheSource(t *testing.T) {
 	}
 }
 
+// The old primary comes back empty, and is still named for a moment before its replica is promoted: nothing is decided meanwhile.
+func TestOldPrimaryComesBackEmpty(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	primary := redistest.Start(t, b, quiet)
+	second := redistest.Start(t, b, quiet, redistest.ReplicaOf(primary))
+	dst := redistest.Start(t, b)
+	m := newMigration(t, "redis://"+redistest.Addrs(primary, second), dst.URL())
+	eventually(t, "the replica follows", func() bool { return second.Info(t, "replication")["master_link_status"] == "up" })
+	load(t, primary, redistest.LoadOptions{Seed: 29, Commands: 1000})
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+	eventually(t, "the replica has all", func() bool { return second.Offset(t) == primary.Offset(t) })
+	second.Freeze() // it must not follow the empty one
+	primary.Kill()
+	primary.Restart(t)
+	r.until(t, replica.Waiting, "cannot go on from where the target is")
+	primary.Kill()
+	second.Thaw()
+	second.Do(t, "REPLICAOF", "NO", "ONE")
+	load(t, second, redistest.LoadOptions{Seed: 30, Commands: 1000})
+	r.until(t, replica.InSync, "")
+	if err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	m.finish(t)
+	redistest.AssertEqual(t, second, dst, redistest.CompareOptions{})
+}
+
 // T30: the new primary never had some of what is in the target: it cannot be taken back one by one, so the operator decides.
 func TestFailoverOfTheSourceWithLoss(t *testing.T) {
 	t.Parallel()

@@ -176,6 +176,7 @@ func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
 	if from := end(r.Spool.Contents()); !from.IsZero() && !r.desk.isUnserved() {
 		if ok, _ := b.has(from); ok {
 			r.desk.release()
+			r.unsure = time.Time{}
 			return plan{from: from}, nil, nil
 		}
 	}
@@ -190,10 +191,33 @@ func (r *run) plan(ctx context.Context, src *source) (plan, *Resume, error) {
 	if why := b.unsettled(resume, end(r.Spool.Contents())); why != "" && (stop != nil || p.what == reload) {
 		return plan{}, nil, errors.New(why)
 	}
+	if hasWork := !resume.From.IsZero() || !resume.Part.At.IsZero(); hasWork && (stop != nil || p.what == reload) {
+		if err := r.beSure(); err != nil {
+			return plan{}, nil, err
+		}
+	}
 	if stop != nil {
 		return plan{}, nil, stop
 	}
 	return p, &resume, nil
+}
+
+// sureAfter is how long several hosts, or sentinels, are asked again before what they name is believed to have lost what the target needs: an old primary that
+// restarts empty is named until they fail over from it.
+const sureAfter = 10 * time.Second
+
+// beSure is an error for as long as another server may yet be named as the source, from the first time that it is asked in a row.
+func (r *run) beSure() error {
+	if len(r.Source.Hosts) == 0 {
+		return nil
+	}
+	if r.unsure.IsZero() {
+		r.unsure = time.Now()
+	}
+	if time.Since(r.unsure) >= sureAfter {
+		return nil
+	}
+	return fmt.Errorf("the server that %s names cannot go on from where the target is; asking again for %v, for it may be failed over from", r.Source, sureAfter)
 }
 
 // replan ends a link with errReplan, once the target is somewhere that the spool does not serve.

@@ -86,8 +86,9 @@ type run struct {
 	granted   atomic.Bool // the spool's snapshot may replace what the target holds: this run has asked for it with the operator's leave
 
 	// Receiving's own.
-	denied Position // that the source, against what its INFO said, could not go on from
-	cuts   cuts     // of links by the source, because of its buffer limit
+	denied Position  // that the source, against what its INFO said, could not go on from
+	unsure time.Time // since when what is named as the source cannot go on; zero while it can
+	cuts   cuts      // of links by the source, because of its buffer limit
 
 	// Applying's own.
 	lost       lost
