@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,3 +55,6 @@ func (d *Database) read(stats string) (err error) {
 	}
 	return nil
 }
+
+// RandomCursor is where SCAN may begin to look at some keys: any number is a cursor, and a random one a random place.
+func RandomCursor() string { return strconv.FormatUint(rand.Uint64(), 10) }

@@ -81,7 +81,7 @@ func types(f *facts) verdict {
 		return good("%s takes all that %s holds", dst, src)
 	case s.err != nil:
 		return untold(fmt.Sprintf("%s does not know all value types of %s, and the source's user may not look which are used (%v)", dst, src, s.err), why,
-			"ACL SETUSER <user> %R~* +select +randomkey +memory|usage +dump on the source, for this check")
+			"ACL SETUSER <user> %R~* +select +scan +memory|usage +dump on the source, for this check")
 	}
 	return verdict{Warn, fmt.Sprintf("%s does not know all value types of %s; it knows those of the %d values that were sampled", dst, src, s.dumped), why, fix}
 }
@@ -164,7 +164,7 @@ func largeValues(f *facts) verdict {
 			why + "; a value over its proto-max-bulk-len (512 MB) is refused", "give redferry's machine the memory, or split these values; redis-cli --memkeys finds all of them",
 		}
 	case s.err != nil && s.keys == 0:
-		return untold(fmt.Sprintf("the source's user may not look at keys (%v)", s.err), why, "ACL SETUSER <user> %R~* +select +randomkey +memory|usage +dump on the source, for this check")
+		return untold(fmt.Sprintf("the source's user may not look at keys (%v)", s.err), why, "ACL SETUSER <user> %R~* +select +scan +memory|usage +dump on the source, for this check")
 	case f.source.blind:
 		return untold("the source does not permit INFO, and so not where its keys are", why, "ACL SETUSER <user> +info on the source")
 	case s.keys == 0:

@@ -130,7 +130,7 @@ func TestJudging(t *testing.T) {
 			f.source.sample.types = map[byte]typed{rdbstream.TypeModule2: {1, "k"}}
 		}, map[string]string{"modules": "block as key k"}},
 		"the same module":  {func(f *facts) { f.source.modules, f.target.modules = []string{"m"}, []string{"n", "m"} }, nil},
-		"no sample":        {func(f *facts) { f.source.sample.err = errors.New("NOPERM") }, map[string]string{"large-values": "warn +randomkey"}},
+		"no sample":        {func(f *facts) { f.source.sample.err = errors.New("NOPERM") }, map[string]string{"large-values": "warn +scan"}},
 		"older, no sample": {func(f *facts) { f.source.sample.err = errors.New("NOPERM"); f.target.version = "redis 7.0.1" }, map[string]string{"large-values": "warn", "versions": "warn", "types": "warn told"}},
 		"far too old":      {func(f *facts) { f.target.version = "redis 4.0.1" }, map[string]string{"versions": "block ABSTTL", "types": "warn"}},
 		"untested":         {func(f *facts) { f.source.version, f.target.version = "redis 5.0.1", "redis 5.0.1" }, map[string]string{"versions": "warn tested"}},

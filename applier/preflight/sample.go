@@ -3,9 +3,12 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"redferry/replica"
 )
 
 const (
@@ -52,10 +55,20 @@ func gatherSample(ctx context.Context, c rueidis.Client, info map[string]string)
 			}
 			selected = db
 		}
+		cursor := "0" // a database that is looked at whole begins there
+		if d.Keys > int64(share) {
+			cursor = replica.RandomCursor()
+		}
 		for n := int(min(int64(share), d.Keys)); n > 0 && time.Now().Before(end); n -= sampleBatch {
-			if s.err = s.look(ctx, dedicated, db, min(n, sampleBatch)); s.err != nil {
+			next, err := s.look(ctx, dedicated, cursor, min(n, sampleBatch), func(key string) string { return keyName(key, db) })
+			if s.err = err; err != nil {
 				dedicated.Close() // a connection in doubt; all others go on
 				return s
+			}
+			if cursor = next; d.Keys > int64(share) {
+				cursor = replica.RandomCursor()
+			} else if cursor == "0" {
+				break
 			}
 		}
 	}
@@ -65,23 +78,14 @@ func gatherSample(ctx context.Context, c rueidis.Client, info map[string]string)
 	return s
 }
 
-// look draws n keys of the selected database. The same one may be drawn twice, and a key may be gone by the second question.
-func (s *sample) look(ctx context.Context, c rueidis.DedicatedClient, db, n int) error {
-	draw := make(rueidis.Commands, n)
-	for i := range draw {
-		draw[i] = c.B().Randomkey().Build()
+// look looks at about n keys of the selected database, which SCAN gives from a cursor on, and tells the next one. RANDOMKEY could hang the server, as verify's sample.go tells. The same
+// key may be drawn twice, and a key may be gone by the second question.
+func (s *sample) look(ctx context.Context, c rueidis.DedicatedClient, cursor string, n int, name func(key string) string) (next string, err error) {
+	entry, err := c.Do(ctx, c.B().Arbitrary("SCAN", cursor, "COUNT", strconv.Itoa(n)).Build()).AsScanEntry()
+	if err != nil {
+		return "", err
 	}
-	var keys []string
-	for _, r := range c.DoMulti(ctx, draw...) {
-		key, err := r.ToString()
-		if rueidis.IsRedisNil(err) || err == nil && key == "" { // which a user of %R~* may not read: no pattern matches the empty key
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		keys = append(keys, key)
-	}
+	keys := entry.Elements[:min(2*n, len(entry.Elements))]
 	weigh := make(rueidis.Commands, len(keys))
 	for i, key := range keys {
 		weigh[i] = c.B().MemoryUsage().Key(key).Build()
@@ -94,17 +98,17 @@ func (s *sample) look(ctx context.Context, c rueidis.DedicatedClient, db, n int)
 			continue
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
 		s.keys++
 		if size > largeValue {
 			s.large++
 		}
 		if size > s.largest {
-			s.largest, s.which = size, keyName(keys[i], db)
+			s.largest, s.which = size, name(keys[i])
 		}
 		if size <= sampleDump {
-			dump, small = append(dump, c.B().Dump().Key(keys[i]).Build()), append(small, keyName(keys[i], db))
+			dump, small = append(dump, c.B().Dump().Key(keys[i]).Build()), append(small, name(keys[i]))
 		}
 	}
 	for i, r := range c.DoMulti(ctx, dump...) {
@@ -113,7 +117,7 @@ func (s *sample) look(ctx context.Context, c rueidis.DedicatedClient, db, n int)
 			continue
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
 		t := s.types[value[0]]
 		if t.n++; t.n == 1 {
@@ -123,7 +127,7 @@ func (s *sample) look(ctx context.Context, c rueidis.DedicatedClient, db, n int)
 		s.dumped++
 		s.values += int64(len(value))
 	}
-	return nil
+	return strconv.FormatUint(entry.Cursor, 10), nil
 }
 
 // keyName is a key for people.

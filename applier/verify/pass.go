@@ -266,7 +266,7 @@ func (r *run) some(ctx context.Context, db int) error {
 		return r.these(ctx, db, r.Keys)
 	}
 	for _, c := range []*conn{r.scanner.source, r.scanner.target} {
-		keys, err := c.random(ctx, db, r.Sample)
+		keys, err := c.sample(ctx, db, r.Sample)
 		if err != nil {
 			return err
 		}
@@ -297,25 +297,4 @@ func (r *run) these(ctx context.Context, db int, keys []string) error {
 	})
 	r.look(g, gctx, db, pages, (*worker).compare)
 	return g.Wait()
-}
-
-// random asks for n random keys; the same ones come once.
-func (c *conn) random(ctx context.Context, db, n int) ([]string, error) {
-	keys := map[string]bool{}
-	for asked := 0; asked < n; asked += pageKeys {
-		cmds := make(rueidis.Commands, min(pageKeys, n-asked))
-		for i := range cmds {
-			cmds[i] = c.dedicated.B().Randomkey().Build()
-		}
-		replies, err := c.do(ctx, db, cmds...)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range replies {
-			if key, err := r.ToString(); err == nil && !reserved(key) {
-				keys[key] = true
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(keys)), nil
 }
