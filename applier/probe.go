@@ -19,8 +19,9 @@ type Probe struct {
 	a *Applier
 }
 
-// OpenProbe connects to the target of a configuration, whose Home may be one of [PeekHome]. The probe is the caller's to close.
+// OpenProbe connects to the target of a configuration, until ctx ends. Its Home may be one of [PeekHome]. The probe is the caller's to close.
 func OpenProbe(ctx context.Context, c Config) (*Probe, error) {
+	c.Target = c.Target.Until(ctx)
 	server, err := c.Target.Resolve(ctx)
 	if err != nil {
 		return nil, err

@@ -40,12 +40,23 @@ func (t *Traces) Alive() bool { return t.HasOwner && t.Owner.Lease.After(t.Now) 
 
 // FindTraces asks a target for what it holds of a migration. It changes nothing.
 func FindTraces(ctx context.Context, e replica.Endpoint, name string) (Traces, error) {
-	client, err := dialTarget(e)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	client, err := dialTarget(e.Until(ctx))
 	if err != nil {
-		return Traces{}, err
+		return Traces{}, causeOf(ctx, err)
 	}
 	defer client.Close()
-	return findTraces(ctx, client, e, name)
+	t, err := findTraces(ctx, client, e, name)
+	return t, causeOf(ctx, err)
+}
+
+// causeOf is why ctx ended, where that has made err: a connection that was closed says nothing.
+func causeOf(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 func dialTarget(e replica.Endpoint) (rueidis.Client, error) {

@@ -26,6 +26,15 @@ type Endpoint struct {
 	Username string
 	Password string
 	TLS      *tls.Config // nil without TLS; without a ServerName, each host's own name is verified
+
+	until context.Context // that its connections end with; nil where they outlive every call, as a run's do
+}
+
+// Until is the same endpoint, whose connections all end with ctx. rueidis connects under no context of its caller's, and while it waits for a reply it looks at deadlines only:
+// a server that hangs would keep a caller waiting that has given up.
+func (e Endpoint) Until(ctx context.Context) Endpoint {
+	e.until = ctx
+	return e
 }
 
 // TLSFiles are the parts of a TLS set-up that do not fit into a URL.
@@ -168,6 +177,20 @@ func (e Endpoint) String() string {
 
 // Dial opens a connection, with TLS where the endpoint has it, to the server that it stands for now. Names are resolved anew each time.
 func (e Endpoint) Dial(ctx context.Context) (net.Conn, error) {
+	if e.until == nil {
+		return e.dial(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.until, cancel)()
+	conn, err := e.dial(ctx)
+	if err == nil {
+		context.AfterFunc(e.until, func() { _ = conn.Close() })
+	}
+	return conn, err
+}
+
+func (e Endpoint) dial(ctx context.Context) (net.Conn, error) {
 	server, err := e.Resolve(ctx)
 	if err != nil {
 		return nil, err

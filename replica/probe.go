@@ -15,9 +15,9 @@ type SourceProbe struct {
 	src *source
 }
 
-// ProbeSource connects to a source. The error is the one that a run meets; the probe is the caller's to close.
+// ProbeSource connects to a source, until ctx ends. The error is the one that a run meets; the probe is the caller's to close.
 func ProbeSource(ctx context.Context, e Endpoint) (*SourceProbe, error) {
-	src, server, info, err := openSource(ctx, e)
+	src, server, info, err := openSource(ctx, e.Until(ctx))
 	switch {
 	case err == nil:
 	case AsStop(err) == nil && server.Addr != "": // it was found, and does not answer us

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"slices"
@@ -157,16 +156,9 @@ func (e Endpoint) role(ctx context.Context) (string, error) {
 func (e Endpoint) ask(ctx context.Context, command ...string) (rueidis.RedisMessage, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, hostTimeout, fmt.Errorf("no answer within %v", hostTimeout))
 	defer cancel()
-	option := e.ClientOption()
-	option.ClientName = ""                                                                         // a name would need one more permission
-	option.DisableAutoPipelining, option.PipelineMultiplex = false, -1                             // one connection
-	option.DialCtxFn = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) { // rueidis connects under no context of ours
-		conn, err := e.Dial(ctx)
-		if err == nil {
-			context.AfterFunc(ctx, func() { _ = conn.Close() })
-		}
-		return conn, err
-	}
+	option := e.Until(ctx).ClientOption()
+	option.ClientName = ""                                             // a name would need one more permission
+	option.DisableAutoPipelining, option.PipelineMultiplex = false, -1 // one connection
 	var reply rueidis.RedisMessage
 	client, err := rueidis.NewClient(option)
 	if err == nil {

@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -15,6 +16,7 @@ const (
 	sampleKeys  = 256             // keys that are looked at, at most
 	sampleBatch = 32              // in one pipeline
 	sampleTime  = 2 * time.Second // after which no further one is begun
+	sampled     = 4 << 10         // elements that MEMORY USAGE looks at: a value below sampleDump is then known exactly, since no element takes less than 16 bytes
 	sampleDump  = 64 << 10        // a value of more bytes in memory is not dumped
 	largeValue  = 64 << 20        // bytes in memory; redferry holds a value whole, about twice
 )
@@ -85,10 +87,11 @@ func (s *sample) look(ctx context.Context, c rueidis.DedicatedClient, cursor str
 	if err != nil {
 		return "", err
 	}
-	keys := entry.Elements[:min(2*n, len(entry.Elements))]
+	keys := slices.DeleteFunc(entry.Elements, func(key string) bool { return key == "" }) // which a user of %R~* may not read: no pattern matches the empty key
+	keys = keys[:min(2*n, len(keys))]
 	weigh := make(rueidis.Commands, len(keys))
 	for i, key := range keys {
-		weigh[i] = c.B().MemoryUsage().Key(key).Build()
+		weigh[i] = c.B().MemoryUsage().Key(key).Samples(sampled).Build()
 	}
 	var dump rueidis.Commands
 	var small []string

@@ -2,10 +2,8 @@ package verify
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -38,19 +36,11 @@ type conn struct {
 
 // dial opens a connection and asks the server who it is.
 func dial(ctx context.Context, end string, e replica.Endpoint) (*conn, error) {
-	o := e.ClientOption()
-	o.ConnWriteTimeout = replyTimeout
-	o.ReadBufferEachConn, o.WriteBufferEachConn = 64<<10, 64<<10
-	// While rueidis waits for a reply it looks at deadlines only: so that who gives up need not wait for a server that hangs, the connection ends with ctx.
 	c := &conn{end: end, endpoint: e}
 	ctx, c.cut = context.WithCancel(ctx)
-	o.DialCtxFn = func(dialing context.Context, _ string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
-		nc, err := e.Dial(dialing)
-		if err == nil {
-			context.AfterFunc(ctx, func() { _ = nc.Close() })
-		}
-		return nc, err
-	}
+	o := e.Until(ctx).ClientOption()
+	o.ConnWriteTimeout = replyTimeout
+	o.ReadBufferEachConn, o.WriteBufferEachConn = 64<<10, 64<<10
 	client, err := rueidis.NewClient(o)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -47,6 +48,19 @@ func TestReadsOnly(t *testing.T) {
 			stop()
 			if _, ok := src.Info(t, "commandstats")["cmdstat_watch"]; !ok {
 				t.Error("nothing was watched")
+			}
+			listed, err := os.ReadFile("../../docs/internals/source-commands.md")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name := range src.Info(t, "commandstats") {
+				command, sub, _ := strings.Cut(strings.ToUpper(strings.TrimPrefix(name, "cmdstat_")), "|")
+				if slices.Contains([]string{"SET", "CONFIG", "CLIENT"}, command) { // this test's own, too
+					continue
+				}
+				if !strings.Contains(string(listed), "`"+strings.TrimSpace(command+" "+sub)) {
+					t.Errorf("%s is sent, and is not listed", name)
+				}
 			}
 			src.Do(t, "DEL", "busy")
 			for s, digest := range before {
