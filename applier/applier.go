@@ -91,6 +91,8 @@ type Applier struct {
 	doubts doubts // of rec
 	// compared is what Commit has yet to take into rec.
 	compared []comparison
+	clear    []cleared // likewise
+	suspects suspects
 	refusal  string        // rec's
 	moved    chan struct{} // closed when checkpointed moves on
 	done     int64         // checkpointed

@@ -85,6 +85,7 @@ func (a *Applier) commit(ctx context.Context) error {
 		b := a.queue.take(ctx, idle.C)
 		a.takeNotes()
 		a.noteCompared()
+		a.noteCleared()
 		if err := a.owner.why(); err != nil {
 			return err
 		}
@@ -114,7 +115,7 @@ func (a *Applier) asked() bool {
 	a.queue.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return notes || len(a.compared) > 0
+	return notes || len(a.compared)+len(a.clear) > 0
 }
 
 // storeChecked writes a transaction without commands, to keep what is only in memory: which replies were read, how many writes were refused.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -20,11 +21,15 @@ type doubts struct {
 	unchecked                      bool
 	lost                           string // the record's Unchecked
 	expired                        int64  // the record's Expired
+	kinds                          checkpoint.Divergence
 }
 
 func doubtsOf(r *checkpoint.Record) doubts {
 	differ := r.Divergence[checkpoint.LostReply]
-	return doubts{r.Rejected, r.Diverged, r.Divergence.Total() - differ, differ, r.Unchecked != "" || r.Checked < r.Offset, r.Unchecked, r.Expired}
+	return doubts{
+		r.Rejected, r.Diverged, r.Divergence.Total() - differ, differ, r.Unchecked != "" || r.Checked < r.Offset, r.Unchecked,
+		r.Expired, maps.Clone(r.Divergence),
+	}
 }
 
 // Doubts implements [replica.Closer].

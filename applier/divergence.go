@@ -133,7 +133,9 @@ func (a *Applier) countDivergence(b *batch, t *transaction, results []rueidis.Re
 func (a *Applier) noteDivergence(b *batch, cmd int) {
 	kind, where := "", ""
 	n := 0
+	var args [][]byte
 	b.arguments(cmd, func(arg []byte) {
+		args = append(args, arg)
 		switch n++; n {
 		case 1:
 			kind = strings.ToUpper(string(arg))
@@ -142,6 +144,7 @@ func (a *Applier) noteDivergence(b *batch, cmd int) {
 		}
 	})
 	count := a.rec.NoteDivergence(kind, 1)
+	a.suspect(kind, args)
 	a.changes++
 	if count == 1 { // those of an earlier snapshot are gone
 		delete(a.divergent, kind)

@@ -51,6 +51,9 @@ func (a *Applier) begin(ctx context.Context, snap replica.Snapshot) error {
 		ReplID: snap.At.ReplID, Offset: snap.At.Offset, Checked: snap.At.Offset,
 		SnapshotSize: snap.Size, Expiry: string(a.Expiry), ImportWas: a.importWas(), Time: time.Now().UnixMilli(), Source: a.rec.Source,
 	}
+	a.mu.Lock()
+	a.suspects = suspects{}
+	a.mu.Unlock()
 	a.expectExpiry()
 	a.setCheckpointed() // whatever the target holds of an older history, it is on its way out
 	a.showDivergence()

@@ -362,18 +362,20 @@ func (r *run) cutOver(ctx context.Context, c *closing) (err error) {
 	return r.stopWrites(ctx, c)
 }
 
-// compareAll has the ends compared where lost replies are all that speaks against the target: only the keys that those were about, if they are known. It takes its time, and so comes before
+// compareAll has the ends compared where replies are all that speaks against the target, lost ones or suspects: only the keys that those were about, if they are known. It takes its time, and so comes before
 // settling, behind which the target must not be left to fall behind; a reply that is lost later ends the attempt, and the next one compares.
 func (r *run) compareAll(ctx context.Context, c *closing) error {
-	if err := r.recheck(ctx); err != nil {
+	suspects, err := r.compareKnown(ctx, c.config.Force)
+	if err != nil {
 		return err
 	}
 	doubts, unchecked := r.Cutover.Closer.Doubts()
 	unknown := unchecked && !c.resumed || r.Cutover.Closer.Expired()
-	if len(doubts) > 0 || !unknown || c.config.Force || c.config.CompareAll == nil {
+	compares := len(doubts) == 0 && unknown || len(doubts) == 1 && len(suspects.Counts) > 0 && !c.resumed // which are that one
+	if !compares || c.config.Force || c.config.CompareAll == nil {
 		return r.noDoubts(c)
 	}
-	r.Status.Set(Comparing, "the replies to some writes were lost, or the target may have expired keys by itself: source and target are compared, key by key")
+	r.Status.Set(Comparing, "something speaks against the target, or is unknown of it: source and target are compared, key by key")
 	equal, err := r.Cutover.Closer.Equal(ctx)
 	if err != nil {
 		return err
@@ -381,7 +383,7 @@ func (r *run) compareAll(ctx context.Context, c *closing) error {
 	if err := c.config.CompareAll(ctx); err != nil {
 		return err
 	}
-	return equal(ctx)
+	return errors.Join(equal(ctx), r.Cutover.Closer.Cleared(ctx, suspects))
 }
 
 // noDoubts is an error when the target may not equal the source.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -28,6 +29,18 @@ type ReplyRecord interface {
 	Keys(u *Unit, add func(key []byte)) (all bool)
 	// Compared has the record say that all keys of these parts were compared with the source's, and in how many of them source and target differ. It returns when it does.
 	Compared(ctx context.Context, parts []Range, differ int64, first []string) error
+	// Suspects are what the target's replies say against it, but for what Cleared has taken back.
+	Suspects() Suspects
+	// Cleared has the record forget what these suspects were counted for, since the keys were found equal. It returns when it does.
+	Cleared(ctx context.Context, s Suspects) error
+}
+
+// Suspects are commands of the stream that have found nothing to change in the target. The source sends a command when it has changed something there, so that the two differed then; they may be equal by now, or
+// the difference was what the command has taken away: a DEL of a key that only the source had, which has been left by a command that changed something there and failed.
+type Suspects struct {
+	Counts map[string]int64 // by the command's name
+	Keys   []string         // that they were about
+	Known  bool             // Keys are all of them, since there were not too many, and all were counted by this process
 }
 
 // Range is a part of a replication history: the bytes behind offset From, up to To. Both are ends of units.
@@ -173,4 +186,30 @@ func (r *run) keysOf(ctx context.Context, part Range, most int) (map[string]bool
 		}
 	}
 	return keys, nil
+}
+
+// compareKnown compares now, for a cutover, what lost replies were about, and the keys that others speak against, where they are known, and clears those. It is an error when these differ. It gives
+// the suspects that are left: their keys are not known.
+func (r *run) compareKnown(ctx context.Context, force bool) (left Suspects, err error) {
+	if err := r.recheck(ctx); err != nil {
+		return left, err
+	}
+	closer := r.Cutover.Closer
+	s := closer.Suspects()
+	if r.Lost == nil || len(s.Counts) == 0 || !s.Known || force {
+		return s, nil
+	}
+	r.Status.Set(Comparing, fmt.Sprintf("commands have found nothing to change in the target where the source had: their %d keys are compared", len(s.Keys)))
+	differ, first, err := r.Lost.Compare(ctx, s.Keys)
+	if err != nil {
+		return left, fmt.Errorf("compare the keys where commands have found nothing to change: %w", err)
+	}
+	if differ > 0 {
+		return left, &Stop{
+			Kind: Refused, Reason: fmt.Sprintf("the target differs from the source in %d of the %d keys where commands have found nothing to change: %s", differ, len(s.Keys), strings.Join(first, "; ")),
+			Hint: "see what these keys have on both sides; cutover --force goes on nevertheless",
+		}
+	}
+	err = closer.Cleared(ctx, s)
+	return closer.Suspects(), err
 }

@@ -56,3 +56,7 @@ func TestLostRepliesAreComparedByOneAtATime(t *testing.T) {
 		}
 	}
 }
+
+func (d *recordDouble) Suspects() Suspects { return Suspects{} }
+
+func (d *recordDouble) Cleared(context.Context, Suspects) error { return nil }

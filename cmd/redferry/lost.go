@@ -15,7 +15,7 @@ const lostRate = 20_000
 func compareKeys(ends verify.Config) func(ctx context.Context, keys []string) (int64, []string, error) {
 	return func(ctx context.Context, keys []string) (int64, []string, error) {
 		c := ends
-		c.Mode, c.Keys, c.First, c.Rate = verify.Listed, keys, 5, lostRate
+		c.Mode, c.Keys, c.First, c.Rate = verify.Listed, keys, 10, lostRate
 		report, err := verify.Run(ctx, c)
 		if err != nil {
 			return 0, nil, err
