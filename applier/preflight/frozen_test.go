@@ -3,7 +3,6 @@ package preflight_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +67,7 @@ func TestFrozenServer(t *testing.T) {
 						t.Error("it has checked what does not answer")
 					}
 				case <-time.After(patience):
-					t.Error(fmt.Sprintf("still waiting, %v after its context ended", patience))
+					t.Errorf("still waiting, %v after its context ended", patience)
 					<-ended
 				}
 			})

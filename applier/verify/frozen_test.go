@@ -21,9 +21,23 @@ func TestFrozenServer(t *testing.T) {
 		nth     int
 		mode    verify.Mode
 	}{
-		{"CLIENT", 1, verify.Full}, {"CLIENT", 2, verify.Full}, {"INFO", 1, verify.Full}, {"INFO", 2, verify.Full}, {"FUNCTION", 1, verify.Full}, {"SELECT", 1, verify.Full},
-		{"SCAN", 1, verify.Full}, {"MEMORY", 1, verify.Full}, {"DUMP", 1, verify.Full}, {"TYPE", 1, verify.Full}, {"GETRANGE", 2, verify.Full}, {"GET", 1, verify.Full},
-		{"HGETALL", 1, verify.Full}, {"EXISTS", 1, verify.Full}, {"EXISTS", 1, verify.Count}, {"DBSIZE", 1, verify.Sample}, {"SCAN", 1, verify.Sample},
+		{"CLIENT", 1, verify.Full},
+		{"CLIENT", 2, verify.Full},
+		{"INFO", 1, verify.Full},
+		{"INFO", 2, verify.Full},
+		{"FUNCTION", 1, verify.Full},
+		{"SELECT", 1, verify.Full},
+		{"SCAN", 1, verify.Full},
+		{"MEMORY", 1, verify.Full},
+		{"DUMP", 1, verify.Full},
+		{"TYPE", 1, verify.Full},
+		{"GETRANGE", 2, verify.Full},
+		{"GET", 1, verify.Full},
+		{"HGETALL", 1, verify.Full},
+		{"EXISTS", 1, verify.Full},
+		{"EXISTS", 1, verify.Count},
+		{"DBSIZE", 1, verify.Sample},
+		{"SCAN", 1, verify.Sample},
 	} {
 		for _, side := range []string{"source", "target"} {
 			t.Run(side+" "+string(tt.mode)+" "+tt.command, func(t *testing.T) {
