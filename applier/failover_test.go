@@ -99,6 +99,25 @@ func TestOldPrimaryComesBackEmpty(t *testing.T) {
 	redistest.AssertEqual(t, second, dst, redistest.CompareOptions{})
 }
 
+// A source whose replication ID is changed keeps its links, and repeats nothing of the old history to anybody: the state says so, and the operator decides.
+func TestSourceBeginsAnotherHistory(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src := redistest.Start(t, b, quiet)
+			dst := redistest.Start(t, b)
+			m := newMigration(t, src.URL(), dst.URL())
+			src.Do(t, "SET", "k", "v")
+			r := m.start(t)
+			r.until(t, replica.InSync, "")
+			src.Do(t, "DEBUG", "CHANGE-REPL-ID")
+			wantStop(t, r.wait(t), replica.Decide, "the source cannot continue from")
+			r.once(t, replica.Waiting, "another history")
+		})
+	}
+}
+
 // T30: the new primary never had some of what is in the target: it cannot be taken back one by one, so the operator decides.
 func TestFailoverOfTheSourceWithLoss(t *testing.T) {
 	t.Parallel()

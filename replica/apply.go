@@ -89,6 +89,9 @@ func (r *run) damaged(err error) error {
 	return fmt.Errorf("the spool cannot be read: %s", err) // not wrapped: that would end the run
 }
 
+// maxBadRDBs is how many snapshots in a row may come damaged: the first may have been damaged on its way.
+const maxBadRDBs = 2
+
 // load hands the spool's snapshot to the sink: from its beginning, or what is left of it.
 func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 	c := r.Spool.Contents()
@@ -129,7 +132,15 @@ func (r *run) load(ctx context.Context, resume Resume) (Position, error) {
 		}
 	}
 	if errors.Is(err, ErrDamaged) {
+		if r.badRDBs++; r.badRDBs >= maxBadRDBs && AsStop(err) == nil { // each more costs the source a fork, and would end like the last
+			err = &Stop{
+				Kind: Failed, Reason: fmt.Sprintf("the source %s has sent a damaged snapshot %d times in a row", r.Source, r.badRDBs), Err: err,
+				Hint: "`redis-check-rdb` on a dump of the source says more; see also what is between redferry and the source, and run the same command again",
+			}
+		}
 		err = errors.Join(err, r.Spool.Drop()) // the next run must not read it again
+	} else if err == nil {
+		r.badRDBs = 0
 	}
 	return at, err
 }

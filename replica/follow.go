@@ -97,6 +97,7 @@ func (r *run) watch(ctx context.Context, src *source, w *watched) error {
 	defer context.AfterFunc(ctx, src.close)() // a source that is frozen must not hold up the end
 	seen := int64(-1)                         // the source's offset at the last look,
 	looked := time.Time{}                     // which was then
+	strangers := 0                            // looks in a row that saw another history
 	late := 0                                 // looks in a row by which that was not reached
 	for {
 		interval := often
@@ -135,11 +136,19 @@ func (r *run) watch(ctx context.Context, src *source, w *watched) error {
 		looking := time.Now()
 		offset, backlog, err := src.offset(ctx, r.Spool.Contents().EndID)
 		if err != nil {
+			// A server closes its replicas' links when it fails over; one whose ID was changed by hand does not. To follow it would be to promise a place that it
+			// can never go on from: the next link asks, and has it decided.
+			if strangers++; !errors.Is(err, errOtherHistory) {
+				strangers = 0
+			}
+			if strangers == 2 { // the first may be asked while the link is closing
+				return err
+			}
 			// The link has its own judgement of whether the source lives; without INFO there is only no news of the lag.
 			r.Log.Debug().Err(err).Msg("no news of the source's offset")
 			continue
 		}
-		seen, looked = offset, looking
+		seen, looked, strangers = offset, looking, 0
 		r.Status.SourceOffset.Store(seen)
 		r.Status.SourceBacklog.Store(backlog)
 		w.seen(ctx, r.Spool.Contents().End, seen)

@@ -217,9 +217,9 @@ func writeRate(a, b map[string]string, between time.Duration) (rate float64, atM
 // transferTime is how long the source will take to send its RDB: as long as its last BGSAVE, or as its data needs at rdbRate, whichever is longer.
 // It is 0 when INFO tells neither.
 func transferTime(info map[string]string) (took time.Duration, why string) {
-	size, err := strconv.ParseUint(info["used_memory_dataset"], 10, 64)
+	size, err := strconv.ParseUint(info["used_memory_dataset"], 10, 63) // a fresh server may say some bytes less than 2^64: it has subtracted too much
 	if err != nil {
-		size, err = strconv.ParseUint(info["used_memory"], 10, 64)
+		size, err = strconv.ParseUint(info["used_memory"], 10, 63)
 	}
 	if err == nil {
 		took = max(seconds(float64(size)/rdbRate), 1)

@@ -134,7 +134,9 @@ func TestTransferTime(t *testing.T) {
 		{"by the last save", "104857600", "1", "60", time.Minute, "its last BGSAVE"},
 		{"a small one", "0", "0", "-1", 1, "0 B of data"},
 		{"no INFO", "", "", "", 0, ""},
-		{"beyond measure", "18446744073709551615", "", "9223372036854775807", 1000 * time.Hour, "16 EiB"},
+		{"an underflow of a fresh server", "18446744073709551544", "104857600", "0", 2 * time.Second, "100 MiB of data"},
+		{"underflows alone", "18446744073709551544", "18446744073709551615", "", 0, ""},
+		{"beyond measure", "9223372036854775807", "", "9223372036854775807", 1000 * time.Hour, "8.0 EiB"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -93,6 +93,7 @@ type run struct {
 	// Applying's own.
 	lost       lost
 	garbage    int64                      // the offset at which the stream could not be read the last time
+	badRDBs    int                        // snapshots in a row that came damaged
 	unreadable int                        // attempts in a row that the spool's disk has ended
 	closing    *closing                   // a cutover behind its point of no return, which ends the stream; nil for none
 	autoAfter  time.Time                  // before which an automatic cutover is not tried again

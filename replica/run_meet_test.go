@@ -126,6 +126,27 @@ func TestRunGivesUpAnRDBThatNobodyCanUse(t *testing.T) {
 	}
 }
 
+// An RDB that goes on where it should end is asked for once more, and not for ever: each costs the source a fork.
+func TestRunRDBLongerThanItParses(t *testing.T) {
+	t.Parallel()
+	src := newSource(t, 100, func(p *redistest.Peer, _ int, _, _ string) {
+		p.Send(fmt.Sprintf("+FULLRESYNC %s 100\r\n$%d\r\n", testID, len(fakeRDB)+8) + fakeRDB + "and more")
+		p.Hang()
+	})
+	sink := newSink(t)
+	sink.onLoad = func(_ context.Context, snap Snapshot) error {
+		_, err := io.CopyN(io.Discard, snap.RDB, int64(len(fakeRDB)))
+		return err
+	}
+	err := startRun(t, src.endpoint(), sink).wait()
+	if stop := AsStop(err); stop == nil || stop.Kind != Failed || !strings.Contains(stop.Error(), "damaged snapshot 2 times") || !errors.Is(err, ErrDamaged) {
+		t.Errorf("got %v, want a Stop", err)
+	}
+	if diff := cmp.Diff([]string{"? -1", "? -1"}, src.asked()); diff != "" {
+		t.Errorf("PSYNC (-want +got):\n%s", diff)
+	}
+}
+
 // What a target says that belongs to no history which is received is neither acknowledged nor taken for in sync.
 func TestRunCheckpointOfAnotherHistory(t *testing.T) {
 	t.Parallel()

@@ -64,6 +64,17 @@ func AuthStop(end string, e Endpoint, err error) error {
 	return err
 }
 
+// SentinelStop names a sentinel that was given as a server, by what it says in INFO; nil for a server. end is "source" or "target".
+func SentinelStop(end string, e Endpoint, info map[string]string) error {
+	if info["redis_mode"] != "sentinel" && info["server_mode"] != "sentinel" {
+		return nil
+	}
+	return &Stop{
+		Kind: Config, Reason: fmt.Sprintf("the %s %s is a sentinel, and no server", end, e),
+		Hint: fmt.Sprintf("--%s redis+sentinel://%s/NAME has it find the primary of that name", end, e.Addr),
+	}
+}
+
 // info is the whole of INFO, or an empty map when it is not permitted.
 func (s *source) info(ctx context.Context) (map[string]string, error) {
 	text, err := s.client.Do(ctx, s.client.B().Info().Build()).ToString()
@@ -77,6 +88,9 @@ func (s *source) info(ctx context.Context) (map[string]string, error) {
 	return ParseInfo(text), nil
 }
 
+// errOtherHistory says that the source writes another history than the one that its link carries.
+var errOtherHistory = errors.New("the source has begun another history")
+
 // offset is the source's master_repl_offset now, in the history replID, and the size of its backlog, 0 without one: after a failover the same address may be another server's.
 func (s *source) offset(ctx context.Context, replID string) (offset, backlog int64, err error) {
 	text, err := s.client.Do(ctx, s.client.B().Info().Section("replication").Build()).ToString()
@@ -85,7 +99,7 @@ func (s *source) offset(ctx context.Context, replID string) (offset, backlog int
 	}
 	info := ParseInfo(text)
 	if id := info["master_replid"]; id != replID {
-		return 0, 0, fmt.Errorf("the source's history is %s now, and the link follows %s", id, replID)
+		return 0, 0, fmt.Errorf("%w: that is %s, and the link follows %s", errOtherHistory, id, replID)
 	}
 	if offset, err = strconv.ParseInt(info["master_repl_offset"], 10, 64); err != nil {
 		return 0, 0, fmt.Errorf("read the source's master_repl_offset: %w", err)
@@ -157,6 +171,9 @@ func (s *source) describe(ctx context.Context, e Endpoint, info map[string]strin
 		si.Primary = net.JoinHostPort(info["master_host"], info["master_port"])
 	}
 	si.Skew, si.HasSkew = ClockSkew(ctx, s.client)
+	if err := SentinelStop("source", e, info); err != nil {
+		return si, err
+	}
 	if info["loading"] == "1" {
 		return si, errors.New("the source is loading its dataset")
 	}
