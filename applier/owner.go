@@ -102,7 +102,7 @@ func claimFor(ctx context.Context, c rueidis.Client, e replica.Endpoint, name, t
 	reply, err := c.Do(ctx, c.B().Eval().Script(claimScript).Numkeys(3).Key(scriptKeys(name)...).
 		Arg(text, place, strconv.FormatInt(leaseTime.Milliseconds(), 10), flag(takeover)).Build()).ToArray()
 	if err != nil {
-		return claimReply{}, replica.AuthStop("target", e, err)
+		return claimReply{}, lackStop(e, err)
 	}
 	if len(reply) != 4 {
 		return claimReply{}, fmt.Errorf("the target gave %d replies", len(reply))
@@ -120,6 +120,17 @@ func claimFor(ctx context.Context, c rueidis.Client, e replica.Endpoint, name, t
 		return claimReply{}, fmt.Errorf("the target answered epoch %q, lease %q", words[1], words[2])
 	}
 	return got, nil
+}
+
+// lackStop turns the refusal of a command that every transaction needs into the Stop that it is; other errors pass through.
+func lackStop(e replica.Endpoint, err error) error {
+	if re, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(strings.TrimPrefix(re.Error(), "ERR "), "unknown command") {
+		return &replica.Stop{
+			Kind: replica.Config, Reason: fmt.Sprintf("the target %s lacks a command that redferry needs", e), Err: err,
+			Hint: "take rename-command for it out of the target's configuration, and restart it; `redferry check` names all that are missing",
+		}
+	}
+	return replica.AuthStop("target", e, err)
 }
 
 // claim makes this process the owner, or makes sure that it still is.

@@ -75,6 +75,9 @@ func (a *Applier) connect(ctx context.Context) error {
 		return fmt.Errorf("ask the target %s for INFO: %w", a.Target, replica.AuthStop("target", a.Target, err))
 	}
 	info := replica.ParseInfo(text)
+	if err := replica.SentinelStop("target", a.Target, info); err != nil {
+		return err
+	}
 	if info["loading"] == "1" {
 		return errors.New("the target is loading its dataset")
 	}
@@ -323,7 +326,7 @@ func history(info map[string]string) string { return info["run_id"] + " " + info
 func (a *Applier) admitted(ctx context.Context, c *conn, results []rueidis.RedisResult) error {
 	for _, r := range results[1:] {
 		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
-			return fmt.Errorf("open a connection to the target: %w", replica.AuthStop("target", a.Target, err))
+			return fmt.Errorf("open a connection to the target: %w", lackStop(a.Target, err))
 		}
 	}
 	text, _ := results[1].ToString()

@@ -131,6 +131,7 @@ func gatherTarget(ctx context.Context, c Config) target {
 	t.modules = modules(ctx, client)
 	t.watched = watched(ctx, client)
 	t.rights = gatherRights(ctx, client, t.info, c.Target.Username, targetRights(c))
+	t.rights.lacking = lacks(ctx, client)
 	t.found, t.policy = t.probe.Found, t.probe.Eviction()
 	t.unsupported, t.readOnly, t.expiry = t.probe.Unsupported(), t.probe.ReadOnly(), t.probe.Expiry()
 	if t.unsupported == nil {

@@ -92,6 +92,7 @@ type rights struct {
 	user    string
 	untold  error    // why nothing is known; nil otherwise
 	missing []need   // what it may not
+	lacking []string // commands of redferry's own that the server does not have at all: rename-command has taken them away
 	keys    []string // of these, what it may not on any key; the same as missing, but for keys or channels alone
 }
 
@@ -105,6 +106,16 @@ func gatherRights(ctx context.Context, c rueidis.Client, info map[string]string,
 		r.untold = nil
 	}
 	return r
+}
+
+// lacks tells which of the commands the server does not have that every run gives to its target, whatever the data.
+func lacks(ctx context.Context, c rueidis.Client) (lacking []string) {
+	for _, name := range []string{"WATCH", "MULTI", "EXEC", "EVAL", "TIME", "SELECT", "EXISTS", "PERSIST", "HSET", "HGETALL", "RESTORE"} {
+		if knows(ctx, c, name) == no {
+			lacking = append(lacking, name)
+		}
+	}
+	return lacking
 }
 
 // dryRun asks the server about each command.
@@ -196,6 +207,12 @@ func rightChecks() []check {
 }
 
 func (r *rights) judge(end string) verdict {
+	if len(r.lacking) > 0 {
+		return verdict{
+			level: Block, found: fmt.Sprintf("the %s does not know %s", end, strings.Join(r.lacking, ", ")),
+			why: "a run writes every transaction with them, and ends at the first", fix: "take rename-command for them out of the " + end + "'s configuration, and restart it",
+		}
+	}
 	if r.untold != nil {
 		return untold(fmt.Sprintf("the %s tells neither by ACL DRYRUN nor by ACL GETUSER what the user %s may do (%v)", end, r.user, r.untold),
 			"a right that is missing ends a run when it comes to that command", fmt.Sprintf("ACL SETUSER %s +acl|dryrun on the %s, before 7.0 +acl; or compare with docs/operations.md", r.user, end))

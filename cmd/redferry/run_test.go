@@ -162,6 +162,37 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
+// A target that lacks a command of redferry's own cannot become one by waiting.
+func TestTargetLacksACommand(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	source := redistest.Start(t, b)
+	for _, name := range []string{"EVAL", "WATCH"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target := redistest.Start(t, b, redistest.Config("rename-command "+name+" hidden"))
+			p := newProgram(t)
+			p.run(t, "check", "--source", source.URL(), "--target", target.URL()).expect(t, exitDecide, "does not know "+name)
+			p.run(t, with(ends(source, target))...).expect(t, exitUsage, "lacks a command", name)
+		})
+	}
+}
+
+// A sentinel that is given as a server has no data, and never will.
+func TestSentinelAsAServer(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			source, target := redistest.Start(t, b), redistest.Start(t, b)
+			sentinel := redistest.StartSentinels(t, source, 1)[0]
+			p := newProgram(t)
+			p.run(t, with(ends(sentinel, target))...).expect(t, exitUsage, "the source "+sentinel.Addr()+" is a sentinel", "redis+sentinel://")
+			p.run(t, with(ends(source, sentinel))...).expect(t, exitUsage, "the target "+sentinel.Addr()+" is a sentinel", "redis+sentinel://")
+		})
+	}
+}
+
 func TestTargetNotEmpty(t *testing.T) {
 	t.Parallel()
 	source, target := pair(t)
