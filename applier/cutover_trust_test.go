@@ -249,6 +249,9 @@ func TestRefusalIsKnownElsewhere(t *testing.T) {
 				if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseCompleted || rec.Refusal == "" {
 					t.Errorf("phase %q, refusal %q", rec.Phase, rec.Refusal)
 				}
+				if done, err := replica.CutoverDone(filepath.Join(other.dir, "test", "cutover")); !done || err != nil {
+					t.Errorf("the other machine does not know that it has finished the cutover: %v", err)
+				}
 			}
 			source, _ := replica.ParseEndpoint(src.URL(), replica.TLSFiles{})
 			target, _ := replica.ParseEndpoint(dst.URL(), replica.TLSFiles{})

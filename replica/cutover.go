@@ -232,6 +232,9 @@ func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 		r.Log.Warn().Time("since", note.Since).Msg("a cutover was begun and did not come to its end, and the source takes writes again: nothing is finished")
 		return nil, nil
 	}
+	if err := note.write(r.Cutover.File); err != nil { // it may be another machine's, and only the target knew of it
+		return nil, err
+	}
 	r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: redferry finishes it now; `redferry cutover --undo` opens the source instead")
 	return note, nil
 }
@@ -288,10 +291,12 @@ func (r *run) cutOvers(ctx context.Context) error {
 	if begun, _ := CutoverBegun(r.Cutover.File); begun { // by an earlier process; or the source could not be opened again
 		err = fmt.Errorf("%w: %w", ErrCutoverBegun, err)
 		text = "the cutover that was begun cannot be finished yet, and the source goes on refusing writes; `redferry cutover --undo` opens it"
-	} else if ctx.Err() == nil {
-		if noted := r.notes().forget(ctx); noted != nil {
+	} else {
+		soon, cancel := context.WithTimeout(ctx, askTime) // who has asked waits for the answer
+		if noted := r.notes().forget(soon); noted != nil {
 			r.Log.Debug().Err(noted).Msg("cannot note in the target that the source is open; the next attempt does")
 		}
+		cancel()
 	}
 	c.end(CutoverReport{}, err)
 	if ctx.Err() != nil {

@@ -140,6 +140,15 @@ func remove(path string) error {
 	return nil
 }
 
+// ByHand are the commands that put a source back to what a RefusalRecord's text says; "" for no such text.
+func ByHand(refusal string) string {
+	note, err := parseCutoverNote(refusal)
+	if err != nil {
+		return ""
+	}
+	return note.byHand() + " on " + note.Addr
+}
+
 func parseCutoverNote(text string) (*cutoverNote, error) {
 	note := &cutoverNote{}
 	if err := json.Unmarshal([]byte(text), note); err != nil {

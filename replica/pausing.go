@@ -121,7 +121,7 @@ func (w *sourceWrites) unpause() {
 		return
 	}
 	w.endRenewing()
-	ctx, cancel := context.WithTimeout(context.Background(), limitsTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
 	_ = w.src.client.Do(ctx, w.src.client.B().ClientUnpause().Build()).Error()
 }

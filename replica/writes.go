@@ -282,8 +282,8 @@ func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
 	note = w.note()
 	note.Refuses, note.MinReplicas, note.MaxLag, note.Force = true, was[minReplicas], was[maxLag], force
 	note.Paused = w.primary && canStopWrites(w.info["redis_version"]) && w.pauseFor(ctx, time.Millisecond) == nil
-	if err := w.notes.write(ctx, note); err != nil {
-		return err
+	if err := w.notes.write(ctx, note); err != nil { // nothing was changed yet
+		return errors.Join(err, w.reopen())
 	}
 	lag := now[maxLag]
 	if lag == "0" {

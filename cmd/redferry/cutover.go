@@ -247,6 +247,12 @@ func (c *cutovers) takeBack() (any, error) {
 
 // undo is CUTOVER UNDO.
 func (c *cutovers) undo(ctx context.Context) (any, error) {
+	if c.stops {
+		return nil, told(&replica.Stop{
+			Kind: replica.Config, Reason: "this run ends by --stop-at, and carries out no cutover",
+			Hint: "stop it, then: redferry cutover --undo --source URL --target URL",
+		})
+	}
 	had, err := c.orders.Undo(ctx)
 	if err != nil {
 		return nil, told(err)

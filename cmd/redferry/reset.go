@@ -155,6 +155,13 @@ func (c *resetCmd) resetTarget(ctx context.Context, s *streams, target replica.E
 			return err
 		}
 	}
+	refusal := t.Record.Refusal
+	if refusal != "" && t.Record.Phase != checkpoint.PhaseCompleted {
+		return &replica.Stop{
+			Kind: replica.Decide, Reason: "the source refuses writes because of a cutover of this migration that has not come to its end, and only its checkpoint says how the source was before",
+			Hint: "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source; then reset again",
+		}
+	}
 	if err := settle(ctx, s, target, r); err != nil {
 		return err
 	}
@@ -172,6 +179,11 @@ func (c *resetCmd) resetTarget(ctx context.Context, s *streams, target replica.E
 	}
 	if was := t.Checkpoint[checkpoint.FieldImport]; was != "" {
 		if _, err := fmt.Fprintf(s.out, "target %s: import-mode is %s again, as before the migration\n", target, was); err != nil {
+			return err
+		}
+	}
+	if refusal != "" {
+		if _, err := fmt.Fprintf(s.out, "the source refuses writes since the cutover, as far as is known; to open it: %s\n", replica.ByHand(refusal)); err != nil {
 			return err
 		}
 	}
