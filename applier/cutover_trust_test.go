@@ -2,7 +2,6 @@ package applier_test
 
 import (
 	"context"
-	"errors"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -404,7 +403,7 @@ func TestCutoverAndTheSourcesClients(t *testing.T) {
 	}
 }
 
-// A server that stands still ends a cutover with its deadline, at each step of it, and what was stopped goes on.
+// A server that stands still in the pause ends a cutover with its deadline, and what was stopped goes on.
 func TestCutoverWithAServerThatStandsStill(t *testing.T) {
 	for _, frozen := range []string{"source", "target"} {
 		t.Run("in the pause, "+frozen, func(t *testing.T) {
@@ -413,38 +412,58 @@ func TestCutoverWithAServerThatStandsStill(t *testing.T) {
 			src, dst := redistest.Start(t, b, quiet), redistest.Start(t, b)
 			m, r := cutoverOf(t, src, dst)
 			server := map[string]*redistest.Server{"source": src, "target": dst}[frozen]
-			ended := make(chan error, 1)
 			began := time.Now()
-			go func() {
-				_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{Timeout: 3 * time.Second, Compare: func(context.Context) error {
-					src.Do(t, "PING")
-					server.Freeze()
-					return nil
-				}})
-				ended <- err
-			}()
-			var err error
-			select {
-			case err = <-ended:
-			case <-time.After(time.Minute):
-				t.Error("it does not end")
-			}
+			_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{Timeout: 3 * time.Second, Compare: func(context.Context) error {
+				server.Freeze()
+				return nil
+			}})
 			took := time.Since(began)
 			server.Thaw()
-			if err == nil && frozen == "source" {
+			if err == nil {
 				t.Error("it was cut over")
 			}
-			t.Logf("it ended after %v: %v", took, err)
-			if frozen == "source" && errors.Is(err, replica.ErrCutoverBegun) { // what it has of us may be carried out when it is back
+			if took > 40*time.Second {
+				t.Errorf("it ended after %v, with a timeout of 3s", took)
+			}
+			eventually(t, "the source takes writes", func() bool { return src.TryDo("SET", "later", "x") == nil })
+			eventually(t, "replication goes on", func() bool { return dst.DoString(t, "GET", "later") == "x" })
+			open(t, src)
+			if err := r.end(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A source that stands still while a cutover settles, or once its tombstone is on the way, holds nothing up for ever.
+func TestCutoverWithASourceThatStandsStill(t *testing.T) {
+	for name, which := range map[string]func(args [][]byte) bool{"while it settles": isSettling, "behind the refusal": isTombstone} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			src, dst, _, r, h, ended := heldCutover(t, which)
+			src.Freeze()
+			close(h.let)
+			if name == "behind the refusal" { // the target has all: nothing of the source is needed any more
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+				src.Thaw()
 				if err := r.wait(t); err != nil {
 					t.Error(err)
 				}
+				tombstone(t, dst)
 				return
 			}
-			eventually(t, "the source takes writes, or the target is the one to write to", func() bool {
-				rec, ok := record(t, dst)
-				return ok && rec.Phase == checkpoint.PhaseCompleted || src.TryDo("SET", "later", "x") == nil
-			})
+			select {
+			case err := <-ended:
+				t.Errorf("it came to an end without the source: %v", err)
+			case <-time.After(time.Second): // it waits for the source, whose writes are not stopped
+			}
+			src.Thaw()
+			if err := <-ended; err != nil {
+				t.Log(err) // it may have begun anew
+				open(t, src)
+			}
 			_ = r.end()
 		})
 	}
