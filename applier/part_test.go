@@ -414,6 +414,7 @@ func TestSnapshotThatGoesOnIsFenced(t *testing.T) {
 	taken := 0
 	_, err := p.snapshot(part.Read, breakOff{at: c.some(part.Read, 1200), how: func(context.CancelFunc) error {
 		dst.Do(t, "HINCRBY", checkpoint.OwnerKey("test"), "epoch", "1") // what a claim does, but for ending our connections
+		dst.Do(t, "HSET", checkpoint.OwnerKey("test"), "place", "elsewhere")
 		dst.Do(t, "SET", checkpoint.FenceKey("test"), "new:0")
 		taken = calls(t, dst, "restore")
 		return nil

@@ -229,6 +229,7 @@ func TestSessionEnds(t *testing.T) {
 		}},
 		{"another process has a newer epoch", func(t *testing.T, c claimed, _ context.CancelFunc) {
 			c.server.Do(t, "HINCRBY", owner, "epoch", "1")
+			c.server.Do(t, "HSET", owner, "place", "elsewhere")
 		}, func(t *testing.T, _ claimed, err error) {
 			wantStopOf(t, err, replica.Fenced, `taken over migration "test"`)
 		}},
@@ -250,6 +251,7 @@ func TestSessionEnds(t *testing.T) {
 			c.onSession(func(name string, _ [][]byte) redistest.Answer {
 				if name == "SET" { // what a claim does, but for ending our connections: the fence has to hold alone
 					c.server.Do(t, "HINCRBY", owner, "epoch", "1")
+					c.server.Do(t, "HSET", owner, "place", "elsewhere")
 					c.server.Do(t, "SET", checkpoint.FenceKey("test"), "new:0")
 				}
 				return redistest.Forward()

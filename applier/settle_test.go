@@ -475,17 +475,17 @@ func TestSettlerYieldsNotForLong(t *testing.T) {
 	u := newUnsettled(t, redistest.Latest(t), 300)
 	s := u.settler()
 	s.busy = func() bool { return true }
-	var thawed time.Time
+	thawed := make(chan time.Time, 1)
 	s.report = func(at Settling) {
 		if at.Pass == 1 && at.Looked == 0 {
 			u.Freeze()
-			time.AfterFunc(2*time.Second, func() { thawed = time.Now(); u.Thaw() })
+			time.AfterFunc(2*time.Second, func() { thawed <- time.Now(); u.Thaw() })
 		}
 	}
 	if err := s.run(context.Background(), u.client, u.owner); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(thawed); took > 15*time.Second {
+	if took := time.Since(<-thawed); took > 15*time.Second {
 		t.Errorf("it took %v after a stall of 2 s", took)
 	}
 	u.check(t)
