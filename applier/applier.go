@@ -87,11 +87,8 @@ type Applier struct {
 	// careful: after a refusal only one transaction at a time is underway, until then.
 	careful time.Time
 
-	mu     sync.Mutex
-	doubts doubts // of rec
-	// compared is what Commit has yet to take into rec.
-	compared []comparison
-	clear    []cleared // likewise
+	mu       sync.Mutex
+	doubts   doubts // of rec
 	suspects suspects
 	refusal  string        // rec's
 	moved    chan struct{} // closed when checkpointed moves on
@@ -160,9 +157,6 @@ func (a *Applier) setCheckpointed() {
 // Resume implements [replica.Sink].
 func (a *Applier) Resume(ctx context.Context, src replica.SourceInfo) (replica.Resume, error) {
 	a.queue.reset()
-	a.mu.Lock()
-	a.compared = nil // of a record that is read anew
-	a.mu.Unlock()
 	a.resetExpiries()
 	a.imports.set(false) // until it is certain that the checkpoint says how it was before
 	if err := a.connect(ctx); err != nil {

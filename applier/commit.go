@@ -84,8 +84,6 @@ func (a *Applier) commit(ctx context.Context) error {
 		}
 		b := a.queue.take(ctx, idle.C)
 		a.takeNotes()
-		a.noteCompared()
-		a.noteCleared()
 		if err := a.owner.why(); err != nil {
 			return err
 		}
@@ -111,11 +109,8 @@ func (a *Applier) commit(ctx context.Context) error {
 // asked tells that somebody waits for Commit to look after its record.
 func (a *Applier) asked() bool {
 	a.queue.mu.Lock()
-	notes := len(a.notes) > 0
-	a.queue.mu.Unlock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return notes || len(a.compared)+len(a.clear) > 0
+	defer a.queue.mu.Unlock()
+	return len(a.notes) > 0
 }
 
 // storeChecked writes a transaction without commands, to keep what is only in memory: which replies were read, how many writes were refused.

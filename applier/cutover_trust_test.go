@@ -73,6 +73,42 @@ func heldCutover(
 	return src, dst, m, r, h, ended
 }
 
+// A source of several hosts, whose next primary was promoted while the last one is as it was, is not cut over: a Sentinel
+// promotes first, and tells the last primary later.
+func TestNoCutoverOfASourceThatFailsOver(t *testing.T) {
+	b := redistest.Latest(t)
+	src, dst := redistest.Start(t, b, quiet), redistest.Start(t, b)
+	next := redistest.Start(t, b, redistest.Config("replicaof "+strings.Replace(src.Addr(), ":", " ", 1)))
+	eventually(t, "the next primary follows", func() bool { return next.Info(t, "replication")["master_link_status"] == "up" })
+	src.Do(t, "SET", "k", "v")
+	proxy := redistest.NewCommandProxy(t, dst.Addr())
+	m := newMigration(t, "redis://"+next.Addr()+","+src.Addr(), dst.URLAt(proxy.Addr())) // the first primary of them counts
+	m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders()}
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+	h, ended := hold(proxy, isTombstone), make(chan error, 1)
+	h.lost.Store(true)
+	go func() {
+		_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{})
+		ended <- err
+	}()
+	<-h.arrived
+	next.Do(t, "REPLICAOF", "NO", "ONE")
+	next.Do(t, "SET", "acknowledged", "x")
+	close(h.let)
+	if err := <-ended; err == nil {
+		t.Error("it was cut over")
+	}
+	src.Kill() // else the link would stay with it for as long as it is there
+	eventually(t, "what the new primary has acknowledged arrives", func() bool { return dst.DoInt(t, "EXISTS", "acknowledged") == 1 })
+	if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseStream {
+		t.Errorf("the checkpoint's phase is %q", rec.Phase)
+	}
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
+}
+
 func open(t *testing.T, src *redistest.Server) {
 	t.Helper()
 	if got := src.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1]; got != "0" {

@@ -19,12 +19,6 @@ type suspects struct {
 	lost   bool                  // some keys are not among them
 }
 
-// cleared is what Cleared has to tell Commit, whose the record is.
-type cleared struct {
-	counts map[string]int64
-	noted  chan struct{} // closed when the record says so
-}
-
 // suspect keeps the keys of a command that was counted.
 func (a *Applier) suspect(kind string, args [][]byte) {
 	at, known := keyPositions(a.unrenamed(args), a.keys)
@@ -64,44 +58,23 @@ func (a *Applier) Cleared(ctx context.Context, s replica.Suspects) error {
 	if len(s.Counts) == 0 {
 		return nil
 	}
-	c := cleared{s.Counts, make(chan struct{})}
-	a.mu.Lock()
-	a.clear = append(a.clear, c)
-	a.mu.Unlock()
-	wake(a.queue.asked)
-	select {
-	case <-c.noted:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// noteCleared takes what was cleared out of the record. It is for Commit, which stores it.
-func (a *Applier) noteCleared() {
-	a.mu.Lock()
-	clear := a.clear
-	a.clear = nil
-	a.mu.Unlock()
-	for _, c := range clear {
+	return a.have(ctx, func(r *checkpoint.Record) {
 		left := checkpoint.Divergence{} // a new one: copies of the record share theirs
-		for kind, n := range a.rec.Divergence {
-			if n -= c.counts[kind]; n > 0 {
+		for kind, n := range r.Divergence {
+			if n -= s.Counts[kind]; n > 0 {
 				left[kind] = n
 			}
 		}
-		a.rec.Divergence = left
-		a.changes++
+		r.Divergence = left
 		a.showDivergence()
-		a.setCheckpointed()
 		a.mu.Lock()
+		defer a.mu.Unlock()
 		since := maps.Clone(left) // counted while they were compared, by this process: their keys are still here
 		delete(since, checkpoint.LostReply)
 		if a.suspects.counts = since; len(since) == 0 {
 			a.suspects = suspects{}
 		}
-		a.mu.Unlock()
-		a.Log.Info().Interface("commands", c.counts).Msg("some commands had found nothing to change in the target where the source had; what they were about is equal")
-		close(c.noted)
-	}
+		a.Log.Info().Interface("commands", s.Counts).
+			Msg("some commands had found nothing to change in the target where the source had; what they were about is equal")
+	})
 }

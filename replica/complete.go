@@ -89,11 +89,43 @@ func (r *run) speaksAgainst(ctx context.Context, c *closing) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limitsTimeout)
 	defer cancel()
+	// A source that has failed over may still be as it was: a Sentinel promotes the next primary before it tells the last one.
+	// Of a single host that was found a moment ago, beside the last drain, its own connection tells enough.
+	c.tries++
+	if c.tries > 1 || len(r.Source.Hosts) > 0 {
+		if err := c.writes.look(ctx, r.Source); err != nil {
+			return err
+		}
+	}
 	return c.writes.stillRefuses(ctx)
+}
+
+// tooLate answers whoever wants a cutover undone that has come to its end, until end is called.
+func (r *run) tooLate() (end func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case u := <-r.Cutover.Orders.undos:
+				u.answer <- undone{err: &Stop{
+					Kind: Decide, Reason: "it is too late: the target is the one to write to",
+					Hint: "once the run has ended, redferry cutover --undo --source URL opens the source nevertheless; what is written there then does not come into the target",
+				}}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
 }
 
 // finish is what comes behind the tombstone: the hook, the clients that wait at the source, and, beside these, the rest of the target's TTLs.
 func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) error {
+	defer r.tooLate()()
 	released := r.releaseBeside()
 	r.Status.Set(CuttingOver, "the target is the one to write to; it is given the TTLs of the keys that expire soon")
 	report.Source = c.writes.becomes(ctx, c.config.After)

@@ -123,6 +123,7 @@ type closing struct {
 	order   *order // nil for none that anybody waits for
 	undo    *undo  // somebody wants it undone; nil for nobody
 	no      error  // what has kept the tombstone from being written
+	tries   int    // of the tombstone
 	config  Cutover
 	writes  *sourceWrites
 	stopped time.Time

@@ -97,5 +97,8 @@ func UndoCutover(ctx context.Context, source Endpoint, path string, record Refus
 	if err := w.undo(note); err != nil {
 		return true, err
 	}
-	return true, n.forget(ctx)
+	if err := n.forget(ctx); err != nil {
+		return true, fmt.Errorf("the source takes writes again, and the target could not be told so, which does no harm: %w", err)
+	}
+	return true, nil
 }
