@@ -121,9 +121,30 @@ func (d *demo) cutOver(ctx context.Context, run *redistest.Process, r *result) {
 	d.finish(ctx, run)
 	d.pass(ctx, nil, 500*time.Millisecond) // in which the clients try the source
 	d.say("The run has ended by itself, with exit code 0. The clients have gone on trying the source for half a second, in vain.")
-	r.written, r.seen = d.stopWriter(), d.clients.End()
+	r.seen = d.clients.End()
+	r.written = d.endWriter()
 	r.cutOver = true
 	r.refusal = d.source.TryDo("SET", "counter:late", "1")
+}
+
+// endWriter stops the writer, one of whose scripts may be waiting at the source for an answer: its connection is closed.
+func (d *demo) endWriter() redistest.LoadResult {
+	ended := make(chan redistest.LoadResult, 1)
+	go func() { ended <- d.stopWriter() }()
+	for {
+		select {
+		case written := <-ended:
+			return written
+		case <-time.After(100 * time.Millisecond):
+			for line := range strings.Lines(d.source.DoString(d, "CLIENT", "LIST")) {
+				id, rest, _ := strings.Cut(line, " ")
+				_, flags, _ := strings.Cut(rest, " flags=")
+				if flags, _, _ = strings.Cut(flags, " "); strings.Contains(flags, "b") { // it waits
+					_ = d.source.TryDo("CLIENT", "KILL", "ID", strings.TrimPrefix(id, "id="))
+				}
+			}
+		}
+	}
 }
 
 // stopAndFinish is for a source whose writes cannot be stopped by a cutover.
