@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -198,4 +199,31 @@ func TestNoteCompared(t *testing.T) {
 	if got, want := r.Ranges(), []replica.Range{{From: 1, To: 2}, {From: 40, To: 60}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+}
+
+// A record that somebody else has written is refused, or read so that writing it again changes nothing.
+func FuzzParse(f *testing.F) {
+	full := Record{Name: "n", Epoch: 3, Phase: PhaseStream, Origin: OriginEmpty, ReplID: "r", Offset: 9, Checked: 7, Unchecked: "1-2,5-7", Expiry: AsIs, Refusal: "{}"}
+	f.Add(strings.Join(full.Fields(), "\x00"))
+	f.Add("format\x002\x00phase\x00completed")
+	f.Fuzz(func(t *testing.T, text string) {
+		fields := map[string]string{}
+		words := strings.Split(text, "\x00")
+		for i := 0; i+1 < len(words); i += 2 {
+			fields[words[i]] = words[i+1]
+		}
+		r, ok, err := Parse(fields)
+		if err != nil || !ok {
+			return
+		}
+		r.Ranges()
+		again := map[string]string{}
+		for written := r.Fields(); len(written) > 0; written = written[2:] {
+			again[written[0]] = written[1]
+		}
+		second, ok, err := Parse(again)
+		if err != nil || !ok || !reflect.DeepEqual(r, second) {
+			t.Errorf("%+v becomes %+v: %v, %v", r, second, ok, err)
+		}
+	})
 }
