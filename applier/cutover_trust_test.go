@@ -109,6 +109,49 @@ func TestNoCutoverOfASourceThatFailsOver(t *testing.T) {
 	}
 }
 
+// The source's sentinels fail it over while a cutover settles, or when its tombstone is on the way.
+func TestNoCutoverWhileSentinelsFailOver(t *testing.T) {
+	b := redistest.Latest(t)
+	for name, which := range map[string]func(args [][]byte) bool{"while it settles": isSettling, "before the tombstone": isTombstone} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b, quiet), redistest.Start(t, b)
+			next := redistest.Start(t, b, redistest.Config("replicaof "+strings.Replace(src.Addr(), ":", " ", 1)))
+			eventually(t, "the next primary follows", func() bool { return next.Info(t, "replication")["master_link_status"] == "up" })
+			sentinels := redistest.StartSentinels(t, src, 3)
+			src.Do(t, "SET", "volatile", "x", "PX", "3600000")
+			proxy := redistest.NewCommandProxy(t, dst.Addr())
+			m := newMigration(t, redistest.SentinelURL("", sentinels...), dst.URLAt(proxy.Addr()))
+			m.cutover = &replica.CutoverConfig{Orders: replica.NewOrders()}
+			r := m.start(t)
+			r.until(t, replica.InSync, "")
+			h, ended := hold(proxy, which), make(chan error, 1)
+			h.lost.Store(name == "before the tombstone")
+			go func() {
+				_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{})
+				ended <- err
+			}()
+			<-h.arrived
+			eventually(t, "a sentinel fails over", func() bool { return sentinels[0].TryDo("SENTINEL", "FAILOVER", redistest.Master) == nil })
+			for _, sentinel := range sentinels {
+				redistest.AwaitMaster(t, sentinel, next)
+			}
+			next.Do(t, "SET", "acknowledged", "x")
+			close(h.let)
+			if err := <-ended; err == nil {
+				t.Error("it was cut over")
+			}
+			if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseStream {
+				t.Errorf("the checkpoint's phase is %q", rec.Phase)
+			}
+			// It may have followed the last primary beyond the point where they part, which ends it with exit code 3.
+			if stop := replica.AsStop(r.end()); stop != nil && stop.Kind != replica.Decide {
+				t.Error(stop)
+			}
+		})
+	}
+}
+
 func open(t *testing.T, src *redistest.Server) {
 	t.Helper()
 	if got := src.DoStrings(t, "CONFIG", "GET", "min-replicas-to-write")[1]; got != "0" {
@@ -435,72 +478,6 @@ func TestCutoverAndTheSourcesClients(t *testing.T) {
 		eventually(t, "a write is refused", func() bool { // a connection that was closed is opened again
 			err := src.TryDo("SET", "x", "y")
 			return err != nil && strings.Contains(err.Error(), redistest.Refusal)
-		})
-	}
-}
-
-// A server that stands still in the pause ends a cutover with its deadline, and what was stopped goes on.
-func TestCutoverWithAServerThatStandsStill(t *testing.T) {
-	for _, frozen := range []string{"source", "target"} {
-		t.Run("in the pause, "+frozen, func(t *testing.T) {
-			t.Parallel()
-			b := redistest.Latest(t)
-			src, dst := redistest.Start(t, b, quiet), redistest.Start(t, b)
-			m, r := cutoverOf(t, src, dst)
-			server := map[string]*redistest.Server{"source": src, "target": dst}[frozen]
-			began := time.Now()
-			_, err := m.cutover.Orders.Cutover(t.Context(), replica.Cutover{Timeout: 3 * time.Second, Compare: func(context.Context) error {
-				server.Freeze()
-				return nil
-			}})
-			took := time.Since(began)
-			server.Thaw()
-			if err == nil {
-				t.Error("it was cut over")
-			}
-			if took > 40*time.Second {
-				t.Errorf("it ended after %v, with a timeout of 3s", took)
-			}
-			eventually(t, "the source takes writes", func() bool { return src.TryDo("SET", "later", "x") == nil })
-			eventually(t, "replication goes on", func() bool { return dst.DoString(t, "GET", "later") == "x" })
-			open(t, src)
-			if err := r.end(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
-// A source that stands still while a cutover settles, or once its tombstone is on the way, holds nothing up for ever.
-func TestCutoverWithASourceThatStandsStill(t *testing.T) {
-	for name, which := range map[string]func(args [][]byte) bool{"while it settles": isSettling, "behind the refusal": isTombstone} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			src, dst, _, r, h, ended := heldCutover(t, which)
-			src.Freeze()
-			close(h.let)
-			if name == "behind the refusal" { // the target has all: nothing of the source is needed any more
-				if err := <-ended; err != nil {
-					t.Error(err)
-				}
-				src.Thaw()
-				if err := r.wait(t); err != nil {
-					t.Error(err)
-				}
-				tombstone(t, dst)
-				return
-			}
-			select {
-			case err := <-ended:
-				t.Errorf("it came to an end without the source: %v", err)
-			case <-time.After(time.Second): // it waits for the source, whose writes are not stopped
-			}
-			src.Thaw()
-			if err := <-ended; err != nil {
-				t.Log(err) // it may have begun anew
-				open(t, src)
-			}
-			_ = r.end()
 		})
 	}
 }

@@ -213,6 +213,11 @@ func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 		}
 		return nil, nil
 	}
+	if !note.of(w) && r.openLast(ctx, note) {
+		r.Log.Warn().Str("addr", note.Addr).Time("since", note.Since).
+			Msg("the source has failed over since a cutover made it refuse writes: the cutover is not finished, and the last primary has its settings back")
+		return nil, r.notes().forget(ctx)
+	}
 	if !note.of(w) {
 		r.Log.Error().Str("addr", note.Addr).Time("since", note.Since).Str("hint", note.byHand()).
 			Msg("a cutover has made that server refuse writes, and the source is another one now: the cutover is not finished; the hint opens that server again")
@@ -238,29 +243,6 @@ func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 	}
 	r.Log.Warn().Time("since", note.Since).Msg("the source refuses writes since a cutover that did not come to its end: redferry finishes it now; `redferry cutover --undo` opens the source instead")
 	return note, nil
-}
-
-// openAgain lets the source take writes again, if a cutover has made it refuse them. committing tells that Commit runs, which
-// the record is changed by; else the next attempt finds a record that speaks of a source which is open, and mends it.
-func (r *run) openAgain(ctx context.Context, committing bool) undone {
-	note, err := r.notes().read()
-	if err != nil || note == nil || !note.Refuses {
-		return undone{err: err}
-	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), limitsTimeout)
-	defer cancel()
-	w, err := dialWrites(last, r.Source, r.notes())
-	if err != nil {
-		return undone{true, err}
-	}
-	defer w.close()
-	if err = w.undo(note); err == nil && committing {
-		err = r.notes().forget(ctx)
-	}
-	if err == nil {
-		r.Log.Warn().Msg("the cutover was undone: the source takes writes again, and replication goes on")
-	}
-	return undone{true, err}
 }
 
 // cutOvers waits for a cutover and carries it out up to the point of no return: its error is errCutOver then. When that fails it is errNotCut, and applying begins anew, with expiries

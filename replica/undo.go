@@ -102,3 +102,39 @@ func UndoCutover(ctx context.Context, source Endpoint, path string, record Refus
 	}
 	return true, nil
 }
+
+// openLast opens the server that a note is of, where that is not the source any more: it may become the primary again. It
+// reports whether that was done.
+func (r *run) openLast(ctx context.Context, note *cutoverNote) bool {
+	ctx, cancel := context.WithTimeout(ctx, limitsTimeout)
+	defer cancel()
+	w, err := dialWrites(ctx, r.Source.at(note.Addr), r.notes())
+	if err != nil {
+		return false
+	}
+	defer w.close()
+	return note.of(w) && w.reopen() == nil
+}
+
+// openAgain lets the source take writes again, if a cutover has made it refuse them. committing tells that Commit runs, which
+// the record is changed by; else the next attempt finds a record that speaks of a source which is open, and mends it.
+func (r *run) openAgain(ctx context.Context, committing bool) undone {
+	note, err := r.notes().read()
+	if err != nil || note == nil || !note.Refuses {
+		return undone{err: err}
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), limitsTimeout)
+	defer cancel()
+	w, err := dialWrites(last, r.Source, r.notes())
+	if err != nil {
+		return undone{true, err}
+	}
+	defer w.close()
+	if err = w.undo(note); err == nil && committing {
+		err = r.notes().forget(ctx)
+	}
+	if err == nil {
+		r.Log.Warn().Msg("the cutover was undone: the source takes writes again, and replication goes on")
+	}
+	return undone{true, err}
+}
