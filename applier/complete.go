@@ -77,7 +77,18 @@ func (a *Applier) Complete(ctx context.Context, still func(ctx context.Context) 
 	if a.Expiry == Shift {
 		rec.Expiry, rec.RealFrom = checkpoint.Mixed, 0
 	}
-	s := session{a: a, held: a.target.history, still: still}
+	s := session{a: a, held: a.target.history, doubt: true}
+	s.still = func(ctx context.Context) error {
+		// No earlier try can take effect any more; one may have, whose reply was lost.
+		there, ok, err := ReadCheckpoint(ctx, s.conn, a.Name)
+		switch {
+		case err != nil:
+			return err
+		case ok && there.Phase == checkpoint.PhaseCompleted:
+			return replica.ErrCompleted
+		}
+		return still(ctx)
+	}
 	defer s.close()
 	v, err := s.run(ctx, func(p *pipeline) {
 		p.hset(checkpoint.Key(a.Name), rec.Fields())
@@ -85,6 +96,10 @@ func (a *Applier) Complete(ctx context.Context, still func(ctx context.Context) 
 			p.queue(0, p.b.Del().Key(checkpoint.OwnerKey(a.Name), checkpoint.FenceKey(a.Name)).Build(), refOwn)
 		}
 	})
+	if errors.Is(err, replica.ErrCompleted) {
+		a.rec = rec
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -145,7 +160,9 @@ func (a *Applier) release(ctx context.Context) error {
 			return err
 		}
 	}
+	a.queue.mu.Lock()
 	a.near = nil
+	a.queue.mu.Unlock()
 	if err := s.run(ctx, a.client, a.owner); err != nil {
 		return err
 	}

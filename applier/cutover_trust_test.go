@@ -19,11 +19,15 @@ type held struct {
 	arrived, let chan struct{}
 	seen         atomic.Bool
 	lost         atomic.Bool // what was held never arrives
+	mute         atomic.Bool // the EXEC behind it is carried out, and its reply is lost
 }
 
 func hold(proxy *redistest.CommandProxy, which func(args [][]byte) bool) *held {
 	h := &held{arrived: make(chan struct{}), let: make(chan struct{})}
 	proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+		if strings.EqualFold(string(args[0]), "exec") && h.seen.Load() && h.mute.CompareAndSwap(true, false) {
+			return redistest.LoseReply()
+		}
 		if which(args) {
 			if !h.seen.Swap(true) {
 				close(h.arrived)
@@ -240,6 +244,35 @@ func TestUndoBeforeTheTombstone(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// A tombstone that is there although its reply was lost is there: who undoes the cutover just then is too late.
+func TestUndoOfATombstoneWhoseReplyIsLost(t *testing.T) {
+	src, dst, m, r, h, ended := heldCutover(t, isTombstone)
+	asked := make(chan error, 1)
+	go func() {
+		_, err := m.cutover.Orders.Undo(t.Context())
+		asked <- err
+	}()
+	h.mute.Store(true)
+	close(h.let)
+	if err := <-ended; err != nil {
+		t.Errorf("the cutover: %v", err)
+	}
+	if err := r.wait(t); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-asked:
+		if err == nil {
+			t.Error("it was undone")
+		}
+	default: // it was not heard in time, and its client is told by the end of the run
+	}
+	tombstone(t, dst)
+	if err := src.TryDo("SET", "x", "y"); err == nil || !strings.Contains(err.Error(), redistest.Refusal) {
+		t.Errorf("the source says %v", err)
 	}
 }
 

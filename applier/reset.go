@@ -101,6 +101,12 @@ func findTraces(ctx context.Context, c rueidis.Client, e replica.Endpoint, name 
 // None tells that the target holds nothing of the migration.
 func (t *Traces) None() bool { return len(t.Checkpoint) == 0 && len(t.OwnerKey) == 0 }
 
+// Unfinished tells that the source refuses writes because of a cutover that has not come to its end: the record alone says how the
+// source was before.
+func (t *Traces) Unfinished() bool {
+	return t.Record.Refusal != "" && t.Record.Phase != checkpoint.PhaseCompleted
+}
+
 // Reset ends a migration for good: it settles what is shifted in the target, and then removes the migration's own keys. In this order, so that one that broke off can
 // be run again. From BeginReset to Close it owns the migration, as a run does; a process that takes it over makes Settle and Remove fail with a Stop of kind Fenced.
 type Reset struct {
@@ -113,14 +119,14 @@ type Reset struct {
 
 // BeginReset looks for what a target holds of a migration, and claims it. place is [Home.Place] of the caller's lock, or empty when it holds none. An owner that lives
 // makes the error a Stop of kind Fenced; with takeover it is given the time to notice that it was replaced: it stops writing and ends with this same kind. Where
-// Before is None, Settle and Remove do nothing. The caller closes the Reset.
+// Before is None or Unfinished, nothing is claimed, and Settle and Remove do nothing. The caller closes the Reset.
 func BeginReset(ctx context.Context, e replica.Endpoint, name, place string, takeover bool) (*Reset, error) {
 	client, err := dialTarget(e)
 	if err != nil {
 		return nil, err
 	}
 	r := &Reset{target: e, client: client}
-	if r.Before, err = findTraces(ctx, client, e, name); err == nil && !r.Before.None() {
+	if r.Before, err = findTraces(ctx, client, e, name); err == nil && !r.Before.None() && !r.Before.Unfinished() {
 		r.owner, err = claimBeside(ctx, client, e, &r.Before, name, "a reset", place, takeover)
 	}
 	if err != nil {

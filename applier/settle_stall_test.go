@@ -363,7 +363,7 @@ func TestKilledBehindTheTombstone(t *testing.T) {
 			}()
 			eventually(t, "it is killed", killed.Load)
 			wantStop(t, r.end(), replica.Failed, "run the same command again")
-			if err := <-asked; !errors.Is(err, replica.ErrCutoverBegun) {
+			if err := <-asked; !errors.Is(err, replica.ErrCutoverDone) {
 				t.Errorf("who has asked hears %v", err)
 			}
 			if rec := mustRecord(t, dst); rec.Phase != checkpoint.PhaseCompleted || rec.Expiry != checkpoint.Mixed {

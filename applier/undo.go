@@ -36,6 +36,16 @@ func BeginUndo(ctx context.Context, e replica.Endpoint, name, place string, take
 	rec := &u.Before.Record
 	if u.text = rec.Refusal; err == nil && u.Before.HasRecord && rec.Phase != checkpoint.PhaseCompleted {
 		u.owner, err = claimBeside(ctx, client, e, &u.Before, name, "the undoing of a cutover", place, takeover)
+		if err == nil { // a run may have come to the end of the cutover just before
+			u.Before, err = findTraces(ctx, client, e, name)
+			u.text = rec.Refusal
+		}
+		if err == nil && rec.Phase == checkpoint.PhaseCompleted {
+			err = &replica.Stop{
+				Kind: replica.Decide, Reason: "it is too late: the cutover has just come to its end, and the target is the one to write to",
+				Hint: "the same command again opens the source nevertheless; what is written there then does not come into the target",
+			}
+		}
 	}
 	if err != nil {
 		u.Close()

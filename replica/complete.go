@@ -46,7 +46,7 @@ func (r *run) complete(ctx context.Context, err error) error {
 	c.end(CutoverReport{}, fmt.Errorf("%w: %w", ErrCutoverBegun, err))
 	if ctx.Err() != nil {
 		return &Stop{
-			Kind: Failed, Reason: "stopped in the midst of a cutover: the source refuses writes, and the target is not yet the one to write to", Err: err,
+			Kind: Failed, Reason: "stopped in the midst of a cutover: the source refuses writes, and the target may not be the one to write to yet", Err: err,
 			Hint: "run the same command again, which finishes it; or redferry cutover --undo --source URL --target URL",
 		}
 	}
@@ -91,8 +91,7 @@ func (r *run) speaksAgainst(ctx context.Context, c *closing) error {
 	defer cancel()
 	// A source that has failed over may still be as it was: a Sentinel promotes the next primary before it tells the last one.
 	// Of a single host that was found a moment ago, beside the last drain, its own connection tells enough.
-	c.tries++
-	if c.tries > 1 || len(r.Source.Hosts) > 0 {
+	if len(r.Source.Hosts) > 0 || time.Since(c.writes.looked) > lookAgain {
 		if err := c.writes.look(ctx, r.Source); err != nil {
 			return err
 		}
@@ -145,7 +144,7 @@ func (r *run) finish(ctx context.Context, c *closing, report CutoverReport) erro
 		r.Log.Warn().Err(err).Msg("cannot note that the cutover is done")
 	}
 	if err := released(); err != nil {
-		c.end(report, fmt.Errorf("%w: %w", ErrCutoverBegun, err))
+		c.end(report, fmt.Errorf("%w: %w", ErrCutoverDone, err))
 		return err
 	}
 	r.Status.Set(Completed, fmt.Sprintf("the target has all up to offset %d; the source %s", report.At.Offset, report.Source))

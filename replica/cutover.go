@@ -118,12 +118,14 @@ const (
 // ErrCutoverBegun says of an error that the cutover has passed the point of no return, and is gone on with.
 var ErrCutoverBegun = errors.New("the source refuses writes, and the cutover is gone on with")
 
+// ErrCutoverDone says of an error that the cutover itself is done: only the rest of the TTLs is left.
+var ErrCutoverDone = errors.New("the target is the one to write to; the TTLs of some of its keys are still to be brought back")
+
 // closing is a cutover under way, from the pause to the end of the run.
 type closing struct {
 	order   *order // nil for none that anybody waits for
 	undo    *undo  // somebody wants it undone; nil for nobody
 	no      error  // what has kept the tombstone from being written
-	tries   int    // of the tombstone
 	config  Cutover
 	writes  *sourceWrites
 	stopped time.Time
@@ -264,6 +266,9 @@ func (r *run) cutOvers(ctx context.Context) error {
 	}
 	text := "no cutover; replication goes on as before"
 	if c.undo != nil {
+		if c.writes != nil {
+			c.writes.unpause() // where the source was to be left open, or paused, nothing else is to be put back
+		}
 		did := r.openAgain(ctx, ctx.Err() == nil)
 		did.had = true
 		c.undo.answer <- did

@@ -131,12 +131,15 @@ func (w *sourceWrites) unpause() {
 // no matter: they go on waiting.
 func (w *sourceWrites) release(ctx context.Context) {
 	note, err := w.notes.read()
-	if err != nil || note == nil || !note.Paused {
+	if err != nil || note == nil || !note.Paused || !note.of(w) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
 	w.endRenewing()
+	if refuses, err := w.refuses(ctx); err != nil || !refuses { // it was opened since: to pause it would stop its clients for good
+		return
+	}
 	b := w.src.client.B()
 	_ = w.atOnce(ctx, []rueidis.Completed{b.ClientUnpause().Build(), w.pauseForGood()})
 }

@@ -15,7 +15,11 @@ func (w *sourceWrites) look(ctx context.Context, source Endpoint) error {
 		return fmt.Errorf("look at the source again: %w", err)
 	}
 	defer src.close()
-	return w.same(server, info)
+	if err := w.same(server, info); err != nil {
+		return err
+	}
+	w.looked = time.Now()
+	return nil
 }
 
 // same compares what a server says of itself with what the source said.

@@ -24,6 +24,8 @@ type sourceWrites struct {
 	info    map[string]string
 	primary bool // it takes writes itself, and does not only pass its own primary's on
 
+	looked time.Time // when look found it to be the same
+
 	stop  func()        // ends the renewing; nil when nothing is paused
 	ended chan struct{} // closed when it has ended
 	mu    sync.Mutex
@@ -35,6 +37,7 @@ const (
 	pauseRenew = 500 * time.Millisecond    // how often it is
 	forGood    = 10 * 365 * 24 * time.Hour // of a pause that somebody has to end
 	askTime    = time.Second               // for what is only told
+	lookAgain  = time.Second               // how long a look at the source is good for
 	// RefusingReplicas is what min-replicas-to-write becomes: more than a source has.
 	RefusingReplicas = 1000000
 	// defaultMaxLag is for min-replicas-max-lag where it is 0, with which a source does not count its replicas.

@@ -1,10 +1,14 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
 
 	"redferry/internal/redistest"
 )
@@ -140,5 +144,33 @@ func TestNoCutoverToASourceLeftOpenThatRefuses(t *testing.T) {
 	}
 	if err := w.admit(t.Context(), &Cutover{After: SourceOpen}); err != nil {
 		t.Errorf("it is open: %v", err)
+	}
+}
+
+// Finishing a cutover late pauses no server that refuses nothing: it was opened by hand, or it is another one.
+func TestReleaseOfASourceThatWasOpened(t *testing.T) {
+	t.Parallel()
+	_, w, path := startWrites(t)
+	if err := w.refuse(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	set := func(w *sourceWrites) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		return w.src.client.Do(ctx, w.src.client.B().Set().Key("x").Value("y").Build()).Error()
+	}
+	steps := []rueidis.Completed{w.setOne(minReplicas, "0"), w.src.client.B().ClientUnpause().Build()}
+	if err := w.atOnce(t.Context(), steps); err != nil { // as an operator does it
+		t.Fatal(err)
+	}
+	w.release(t.Context())
+	if err := set(w); err != nil {
+		t.Errorf("the source that was opened: %v", err)
+	}
+	_, other, _ := startWrites(t)
+	other.notes.path = path
+	other.release(t.Context())
+	if err := set(other); err != nil {
+		t.Errorf("another server: %v", err)
 	}
 }

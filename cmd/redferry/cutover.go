@@ -239,7 +239,7 @@ func (c *cutovers) takeBack() (any, error) {
 	switch {
 	case it.err == nil:
 		return nil, errors.New("ERR it is too late: the cutover has come to its end")
-	case errors.Is(it.err, replica.ErrCutoverBegun):
+	case errors.Is(it.err, replica.ErrCutoverBegun), errors.Is(it.err, replica.ErrCutoverDone):
 		return nil, fmt.Errorf("ERR it is too late: %w", it.err)
 	}
 	return admin.OK, nil
@@ -283,14 +283,20 @@ var toldAs = map[int]string{exitFailed: "NOTYET", exitUsage: "CONFIG", exitDecid
 // toldBegun is for what came behind the point of no return.
 const toldBegun = "BEGUN"
 
+// toldDone is for what came behind the tombstone.
+const toldDone = "DONE"
+
 const toldHint = " -- try: "
 
 // told puts an error and its way out into one line; heard takes it out.
 func told(err error) error {
 	code, hint := verdict(err)
 	word := toldAs[code]
-	if errors.Is(err, replica.ErrCutoverBegun) {
+	switch {
+	case errors.Is(err, replica.ErrCutoverBegun):
 		word = toldBegun
+	case errors.Is(err, replica.ErrCutoverDone):
+		word = toldDone
 	}
 	text := word + " " + err.Error()
 	if hint != "" {
@@ -306,6 +312,9 @@ func heardUndo(err error) error { return heardOf(err, "the cutover is not undone
 
 func heardOf(err error, what string) error {
 	word, rest, _ := strings.Cut(err.Error(), " ")
+	if word == toldDone {
+		return &replica.Stop{Kind: replica.Failed, Reason: "the cutover is done: " + rest, Hint: "start redferry run again: it brings them back"}
+	}
 	if word == toldBegun {
 		return &replica.Stop{Kind: replica.Failed, Reason: "the cutover is not complete yet: " + rest, Hint: "redferry status and redferry events show how it goes on; redferry cutover --undo opens the source"}
 	}

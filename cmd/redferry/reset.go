@@ -150,16 +150,16 @@ func (c *resetCmd) resetTarget(ctx context.Context, s *streams, target replica.E
 		_, err = fmt.Fprintf(s.out, "target %s: it had nothing of migration %q\n", target, c.Name)
 		return err
 	}
+	if t.Unfinished() {
+		return &replica.Stop{
+			Kind:   replica.Decide,
+			Reason: "the source refuses writes because of a cutover of this migration that has not come to its end, and only its checkpoint says how the source was before",
+			Hint:   "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source; then reset again",
+		}
+	}
 	if t.Alive() && t.Owner.Place != place {
 		if _, err := fmt.Fprintf(s.out, "target %s: took the migration from %s\n", target, t.Owner.Text); err != nil {
 			return err
-		}
-	}
-	refusal := t.Record.Refusal
-	if refusal != "" && t.Record.Phase != checkpoint.PhaseCompleted {
-		return &replica.Stop{
-			Kind: replica.Decide, Reason: "the source refuses writes because of a cutover of this migration that has not come to its end, and only its checkpoint says how the source was before",
-			Hint: "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source; then reset again",
 		}
 	}
 	if err := settle(ctx, s, target, r); err != nil {
@@ -182,7 +182,7 @@ func (c *resetCmd) resetTarget(ctx context.Context, s *streams, target replica.E
 			return err
 		}
 	}
-	if refusal != "" {
+	if refusal := t.Record.Refusal; refusal != "" {
 		if _, err := fmt.Fprintf(s.out, "the source refuses writes since the cutover, as far as is known; to open it: %s\n", replica.ByHand(refusal)); err != nil {
 			return err
 		}
