@@ -193,10 +193,10 @@ func (r *run) nextOrder(ctx context.Context) (*closing, error) {
 // happen by surprise.
 func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 	note, err := r.notes().read()
-	if err != nil || note != nil && note.Done {
+	if err != nil {
 		return nil, err
 	}
-	ours := note != nil && note.Refuses
+	ours := note != nil && note.Refuses && !note.Done // one that is done is of an earlier migration of this name
 	if !ours && r.lookedAtRefusal {
 		return nil, nil
 	}
@@ -443,7 +443,7 @@ func (r *run) stopWrites(ctx context.Context, c *closing) (err error) {
 		}
 		return w.stillPaused()
 	}
-	if err := w.refuse(asking, c.config.Force); err != nil {
+	if err := w.refuse(waiting, asking, c.config.Force); err != nil {
 		return err
 	}
 	// What the source has taken up to its refusal is all that it will ever acknowledge, however long the pause really was.

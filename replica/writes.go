@@ -258,7 +258,10 @@ func (w *sourceWrites) leave() error {
 // source's writes stay paused beside it, until somebody ends that: writes that come now are refused at once, and such scripts,
 // and PUBLISH, wait; what waits already waits until release. Both come into force in one step, for the pause of the cutover
 // ends by itself where this process dies.
-func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
+//
+// noting bounds how long the target may take to note it, before anything is changed; ctx is for the source, which must not be
+// left half changed.
+func (w *sourceWrites) refuse(noting, ctx context.Context, force bool) error {
 	note, err := w.notes.read()
 	if err != nil {
 		return err
@@ -285,7 +288,7 @@ func (w *sourceWrites) refuse(ctx context.Context, force bool) error {
 	note = w.note()
 	note.Refuses, note.MinReplicas, note.MaxLag, note.Force = true, was[minReplicas], was[maxLag], force
 	note.Paused = w.primary && canStopWrites(w.info["redis_version"]) && w.pauseFor(ctx, time.Millisecond) == nil
-	if err := w.notes.write(ctx, note); err != nil { // nothing was changed yet
+	if err := w.notes.write(noting, note); err != nil { // nothing was changed yet
 		return errors.Join(err, w.reopen())
 	}
 	lag := now[maxLag]

@@ -60,7 +60,7 @@ func TestRefuseAndReopen(t *testing.T) {
 						t.Fatal(err)
 					}
 					defer w.close()
-					if err := w.refuse(t.Context(), false); err != nil || !refuses() {
+					if err := w.refuse(t.Context(), t.Context(), false); err != nil || !refuses() {
 						t.Fatalf("%s: it takes writes: %v", test.name, err)
 					}
 					set(test.byHand)
@@ -69,7 +69,7 @@ func TestRefuseAndReopen(t *testing.T) {
 						t.Errorf("%s: refuses %v, %v; want %v", test.name, got, err, test.refuses)
 					}
 					if again {
-						if err := w.refuse(t.Context(), false); err != nil || !refuses() {
+						if err := w.refuse(t.Context(), t.Context(), false); err != nil || !refuses() {
 							t.Errorf("%s: it takes writes: %v", test.name, err)
 						}
 					}
@@ -127,7 +127,7 @@ func TestLeaveKeepsAnEarlierNote(t *testing.T) {
 func TestNoCutoverToASourceLeftOpenThatRefuses(t *testing.T) {
 	t.Parallel()
 	source, w, path := startWrites(t)
-	if err := errors.Join(w.refuse(t.Context(), false), markDone(path)); err != nil {
+	if err := errors.Join(w.refuse(t.Context(), t.Context(), false), markDone(path)); err != nil {
 		t.Fatal(err)
 	}
 	for _, stopped := range []bool{false, true} {
@@ -151,7 +151,7 @@ func TestNoCutoverToASourceLeftOpenThatRefuses(t *testing.T) {
 func TestReleaseOfASourceThatWasOpened(t *testing.T) {
 	t.Parallel()
 	_, w, path := startWrites(t)
-	if err := w.refuse(t.Context(), false); err != nil {
+	if err := w.refuse(t.Context(), t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	set := func(w *sourceWrites) error {
