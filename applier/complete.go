@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strconv"
 	"time"
 
 	"redferry/applier/checkpoint"
@@ -166,15 +165,8 @@ func (a *Applier) release(ctx context.Context) error {
 	if err := s.run(ctx, a.client, a.owner); err != nil {
 		return err
 	}
-	epoch, err := a.client.Do(ctx, a.client.B().Eval().Script(settledScript).Numkeys(3).Key(scriptKeys(a.Name)...).
-		Arg(strconv.FormatInt(a.owner.epoch, 10)).Build()).ToString()
-	switch {
-	case err != nil:
-		return fmt.Errorf("store that all expiries are brought back: %w", replica.AuthStop("target", a.Target, err))
-	case parseInt(epoch) > a.owner.epoch:
-		return a.owner.fenced()
-	case epoch != "0":
-		return errLost
+	if err := a.owner.change(ctx, a.client, a.Target, "store that all expiries are brought back", settledScript); err != nil {
+		return err
 	}
 	a.rec.Expiry, a.rec.RealFrom = checkpoint.AsIs, 0
 	a.Log.Info().Int64("keys", s.at.Settled).Int64("fields", s.at.Fields).Msg("the rest of the TTLs is brought back: all are the source's")

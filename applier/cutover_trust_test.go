@@ -337,7 +337,7 @@ func TestRefusalIsKnownElsewhere(t *testing.T) {
 				r := o.start(t)
 				r.until(t, replica.InSync, "")
 				eventually(t, "it says so at the start", func() bool { return r.said("already refuses writes") == 1 })
-				if !r.status.SourceRefuses.Load() {
+				if !r.status.ForeignRefusal.Load() {
 					t.Error("the status does not say it")
 				}
 				_, err := o.cutover.Orders.Cutover(t.Context(), replica.Cutover{})

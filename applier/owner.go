@@ -294,6 +294,22 @@ func (o *owner) overtaken(ctx context.Context, c rueidis.CoreClient) error {
 	return o.fenced()
 }
 
+// change runs a script that changes the migration's own keys as long as the claim stands: KEYS are those of scriptKeys, ARGV is the
+// epoch and what is given beside it, and the reply is 0, or the epoch of another owner. doing names the change in errors.
+func (o *owner) change(ctx context.Context, c rueidis.CoreClient, e replica.Endpoint, doing, script string, args ...string) error {
+	reply, err := c.Do(ctx, c.B().Eval().Script(script).Numkeys(3).Key(scriptKeys(o.name)...).
+		Arg(strconv.FormatInt(o.epoch, 10)).Arg(args...).Build()).ToString()
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", doing, replica.AuthStop("target", e, err))
+	case reply == "0":
+		return nil
+	case parseInt(reply) > o.epoch:
+		return o.fenced()
+	}
+	return fmt.Errorf("%s: %w", doing, errLost)
+}
+
 func (o *owner) fenced() error {
 	return &replica.Stop{
 		Kind: replica.Fenced, Reason: fmt.Sprintf("another process has taken over migration %q", o.name),

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -194,18 +193,7 @@ func (r *Reset) Remove(ctx context.Context) error {
 	if err := r.Before.putImportModeBack(ctx, r.client, r.target); err != nil {
 		return err
 	}
-	epoch, err := r.client.Do(ctx, r.client.B().Eval().Script(removeScript).Numkeys(3).Key(scriptKeys(r.owner.name)...).
-		Arg(strconv.FormatInt(r.owner.epoch, 10)).Build()).ToString()
-	if err != nil {
-		return fmt.Errorf("remove the migration's keys from %s: %w", r.target, replica.AuthStop("target", r.target, err))
-	}
-	switch n := parseInt(epoch); {
-	case n == 0:
-		return nil
-	case n > r.owner.epoch:
-		return r.owner.fenced()
-	}
-	return fmt.Errorf("remove the migration's keys from %s: %w", r.target, errLost)
+	return r.owner.change(ctx, r.client, r.target, "remove the migration's keys from "+r.target.String(), removeScript)
 }
 
 // Close gives the migration back, unless it was removed, and closes the connections.

@@ -2,8 +2,6 @@ package applier
 
 import (
 	"context"
-	"fmt"
-	"strconv"
 
 	"github.com/redis/rueidis"
 
@@ -72,23 +70,15 @@ func (u *Undo) NoteRefusal(ctx context.Context, text string) error {
 	if !u.Before.HasRecord {
 		return nil
 	}
-	epoch := int64(0)
-	if u.owner != nil {
-		epoch = u.owner.epoch
+	o := u.owner
+	if o == nil { // nobody writes to a completed one
+		o = newOwner(u.Before.Record.Name, "", "")
 	}
-	other, err := u.client.Do(ctx, u.client.B().Eval().Script(noteScript).Numkeys(3).Key(scriptKeys(u.Before.Record.Name)...).
-		Arg(strconv.FormatInt(epoch, 10), text).Build()).ToString()
-	if err != nil {
-		return fmt.Errorf("change the checkpoint in %s: %w", u.target, replica.AuthStop("target", u.target, err))
+	if err := o.change(ctx, u.client, u.target, "change the checkpoint in "+u.target.String(), noteScript, text); err != nil {
+		return err
 	}
-	switch n := parseInt(other); {
-	case n == 0:
-		u.text = text
-		return nil
-	case u.owner != nil && n > epoch:
-		return u.owner.fenced()
-	}
-	return fmt.Errorf("change the checkpoint in %s: %w", u.target, errLost)
+	u.text = text
+	return nil
 }
 
 // Close gives the migration back, and closes the connections.

@@ -33,14 +33,12 @@ func (r *run) complete(ctx context.Context, err error) error {
 		c.end(CutoverReport{}, err)
 		return err
 	case c.undo != nil: // still has heard of it: there is no tombstone, and there will be none
-		did := r.openAgain(ctx, false)
-		did.had = true
-		c.undo.answer <- did
-		if did.err == nil {
+		undoing := r.giveUp(ctx, c, false)
+		if undoing == nil {
 			c.end(CutoverReport{}, err)
 			return errNotCut
 		}
-		err = errors.Join(err, did.err)
+		err = errors.Join(err, undoing)
 	}
 	r.Log.Error().Err(err).Msg("the source refuses writes, and the target is not yet the one to write to: redferry tries again; `redferry cutover --undo` opens the source")
 	c.end(CutoverReport{}, fmt.Errorf("%w: %w", ErrCutoverBegun, err))

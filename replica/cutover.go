@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -201,6 +202,9 @@ func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 		return nil, nil
 	}
 	w, err := dialWrites(ctx, r.Source, r.notes())
+	if err != nil && !ours { // the next attempt looks: nobody who asks for a cutover is to wait for it
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +213,7 @@ func (r *run) begun(ctx context.Context) (*cutoverNote, error) {
 	if !ours {
 		r.lookedAtRefusal = true
 		if err == nil && refuses { // that it may not be asked is no matter yet
-			r.Status.SourceRefuses.Store(true)
+			r.Status.ForeignRefusal.Store(true)
 			stop := w.foreign()
 			r.Log.Warn().Str("hint", stop.Hint).Msg(stop.Reason)
 		}
@@ -269,12 +273,7 @@ func (r *run) cutOvers(ctx context.Context) error {
 		if c.writes != nil {
 			c.writes.unpause() // where the source was to be left open, or paused, nothing else is to be put back
 		}
-		did := r.openAgain(ctx, ctx.Err() == nil)
-		did.had = true
-		c.undo.answer <- did
-		if err = errUndone; did.err != nil {
-			err = did.err
-		}
+		err = cmp.Or(r.giveUp(ctx, c, ctx.Err() == nil), errUndone)
 	}
 	if begun, _ := CutoverBegun(r.Cutover.File); begun { // by an earlier process; or the source could not be opened again
 		err = fmt.Errorf("%w: %w", ErrCutoverBegun, err)

@@ -25,15 +25,15 @@ func (m *Meter) Look(s *Status, now time.Time) View {
 		Offset: OffsetView{
 			Source: s.SourceOffset.Load(), Received: s.Received.Load(), Taken: s.Taken.Load(), Checkpointed: s.Checkpointed.Load(), Acked: s.Acked.Load(),
 		},
-		Lag:           LagView{Bytes: -1, ToReceive: -1, ToApply: -1, Time: -1, Receive: -1, Apply: -1},
-		Backlog:       BacklogView{Size: s.SourceBacklog.Load(), Spare: -1, Down: -1},
-		Settle:        SettleView{Seen: s.SettleSeen.Load(), Total: s.SettleTotal.Load(), Settled: s.Settled.Load()},
-		SourceRefuses: s.SourceRefuses.Load(),
-		Loss:          LossView{Rejected: s.Rejected.Load(), Divergence: s.Divergence.Load(), Evicted: s.Evicted.Load()},
-		Retry:         RetryView{Reconnects: s.Reconnects.Load(), FullResyncs: s.FullResyncs.Load()},
-		Applied:       AppliedView{Commands: s.Commands.Load(), Transactions: s.Transactions.Load()},
-		Spool:         SpoolView{Used: s.SpoolUsed.Load(), Max: s.SpoolMax.Load()},
-		Memory:        MemoryView{RSS: rss()},
+		Lag:            LagView{Bytes: -1, ToReceive: -1, ToApply: -1, Time: -1, Receive: -1, Apply: -1},
+		Backlog:        BacklogView{Size: s.SourceBacklog.Load(), Spare: -1, Down: -1},
+		Settle:         SettleView{Seen: s.SettleSeen.Load(), Total: s.SettleTotal.Load(), Settled: s.Settled.Load()},
+		ForeignRefusal: s.ForeignRefusal.Load(),
+		Loss:           LossView{Rejected: s.Rejected.Load(), Divergence: s.Divergence.Load(), Evicted: s.Evicted.Load()},
+		Retry:          RetryView{Reconnects: s.Reconnects.Load(), FullResyncs: s.FullResyncs.Load()},
+		Applied:        AppliedView{Commands: s.Commands.Load(), Transactions: s.Transactions.Load()},
+		Spool:          SpoolView{Used: s.SpoolUsed.Load(), Max: s.SpoolMax.Load()},
+		Memory:         MemoryView{RSS: rss()},
 	}
 	if o := &v.Offset; o.Source > 0 { // it has what it has sent, though nobody has asked it since
 		o.Source = max(o.Source, o.Received)

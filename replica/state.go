@@ -160,7 +160,7 @@ type Progress struct {
 	Transactions     atomic.Int64 // transactions that carried them
 	Rejected         atomic.Int64 // writes that the target refused, in this run
 	Evicted          atomic.Int64 // keys that the target evicted, in this run
-	SourceRefuses    atomic.Bool  // the source refuses writes because of a cutover that this migration knows nothing of
+	ForeignRefusal   atomic.Bool  // the source refuses writes because of a cutover that this migration knows nothing of
 	Divergence       atomic.Int64 // commands that found nothing to change in the target, where the source had; since the snapshot
 	FullResyncs      atomic.Int64 // +FULLRESYNC seen
 	Reconnects       atomic.Int64 // attempts after the first, of either side

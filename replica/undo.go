@@ -120,6 +120,14 @@ func (r *run) openLast(ctx context.Context, note *cutoverNote) bool {
 	return note.of(w) && w.reopen() == nil
 }
 
+// giveUp carries out what has ended c, which somebody wanted undone, and tells who has.
+func (r *run) giveUp(ctx context.Context, c *closing, committing bool) error {
+	did := r.openAgain(ctx, committing)
+	did.had = true
+	c.undo.answer <- did
+	return did.err
+}
+
 // openAgain lets the source take writes again, if a cutover has made it refuse them. committing tells that Commit runs, which
 // the record is changed by; else the next attempt finds a record that speaks of a source which is open, and mends it.
 func (r *run) openAgain(ctx context.Context, committing bool) undone {

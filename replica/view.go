@@ -28,7 +28,7 @@ type View struct {
 	Spool    SpoolView    `json:"spool"`
 	Memory   MemoryView   `json:"memory"`
 
-	SourceRefuses bool `json:"source_refuses"` // writes, because of a cutover that this migration knows nothing of
+	ForeignRefusal bool `json:"foreign_refusal"` // when the run began, the source refused writes because of a cutover that this migration knows nothing of
 }
 
 // SnapshotView is how far the RDB is, in bytes and keys. It stays as it was at the end.

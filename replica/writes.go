@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -147,8 +146,12 @@ func (w *sourceWrites) permitted(ctx context.Context, c *Cutover) error {
 	if err != nil {
 		return w.forbids(err)
 	}
-	if note, err := w.notes.read(); err != nil || refusing(now) && (note == nil || !note.Refuses) {
-		return cmp.Or(err, error(w.foreign()))
+	note, err := w.notes.read()
+	if err != nil {
+		return err
+	}
+	if refusing(now) && (note == nil || !note.Refuses) {
+		return w.foreign()
 	}
 	err = w.atOnce(ctx, []rueidis.Completed{w.setOne(minReplicas, now[minReplicas])})
 	if err == nil && c.EndClients {

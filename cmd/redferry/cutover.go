@@ -97,7 +97,7 @@ type askedCutover struct {
 func (c *cutovers) config(f *autoFlags, closer replica.Closer, dir string) *replica.CutoverConfig {
 	conf := &replica.CutoverConfig{
 		Closer: closer, Orders: c.orders, File: cutoverFile(dir), Completed: c.completed,
-		CompareAll: func(ctx context.Context) error { return c.compare(ctx, verify.Full) },
+		CompareAll: c.compareAll,
 	}
 	if f.Auto {
 		auto := c.cutover(cutoverOrder{Timeout: f.CutoverTimeout, SourceWrites: f.SourceWrites, SourceAfter: f.SourceAfter, SourceClients: f.SourceClients, Verify: f.CutoverVerify})
@@ -109,13 +109,15 @@ func (c *cutovers) config(f *autoFlags, closer replica.Closer, dir string) *repl
 func (c *cutovers) cutover(o cutoverOrder) replica.Cutover {
 	r := replica.Cutover{
 		Timeout: o.Timeout, Force: o.Force, WritesStopped: o.SourceWrites == "stopped", After: replica.SourceAfter(o.SourceAfter), EndClients: o.SourceClients == "kick",
-		CompareAll: func(ctx context.Context) error { return c.compare(ctx, verify.Full) },
+		CompareAll: c.compareAll,
 	}
 	if o.Verify != "" && o.Verify != "none" {
 		r.Compare = func(ctx context.Context) error { return c.compare(ctx, o.Verify) }
 	}
 	return r
 }
+
+func (c *cutovers) compareAll(ctx context.Context) error { return c.compare(ctx, verify.Full) }
 
 // ttlTolerance is how far two expiries may be apart. redferry copies them to the millisecond, but sources before 7.0 send some of them as spans.
 const ttlTolerance = time.Second

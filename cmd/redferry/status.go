@@ -254,16 +254,16 @@ func printStatus(w io.Writer, target string, t *applier.Traces) error {
 		p.row("expired", "up to offset %s the target may have expired keys by itself that the source has renewed; a cutover compares all keys first", humanize.Comma(r.Expired))
 	}
 	if r.Refusal != "" {
-		p.row("source", "%s", refusalText(r))
+		p.row("refusal", "%s", refusalText(r))
 	}
 	return p.err
 }
 
 func refusalText(r *checkpoint.Record) string {
 	if r.Phase == checkpoint.PhaseCompleted {
-		return "refuses writes since the cutover, as far as is known here; `redferry cutover --undo --source URL --target URL` opens it"
+		return "the source refuses writes since the cutover, as far as is known here; `redferry cutover --undo --source URL --target URL` opens it"
 	}
-	return "refuses writes because of a cutover that has not come to its end: `redferry run` finishes it, from any machine; " +
+	return "the source refuses writes because of a cutover that has not come to its end: `redferry run` finishes it, from any machine; " +
 		"`redferry cutover --undo --source URL --target URL` opens the source"
 }
 

@@ -22,7 +22,7 @@ func printRun(w io.Writer, r *admin.Report) error {
 	}
 	o := &r.Offset
 	p.row("source", "at offset %s", humanize.Comma(o.Source))
-	if r.SourceRefuses {
+	if r.ForeignRefusal {
 		p.row("", "it refuses writes: a cutover of another migration has left it so")
 	}
 	p.row("received", "%s", humanize.Comma(o.Received))
