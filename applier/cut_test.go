@@ -347,7 +347,7 @@ func TestCutAtEveryByteOfTheSource(t *testing.T) {
 	rdb, stream, end := rec.answerSize()
 	t.Logf("RDB at %d, stream at %d, end at %d", rdb, stream, end)
 	cut := func(b *bench, k int64) { b.src.cut.Store(k) }
-	sweep(t, rec, append(every(0, stream-1, 23), every(stream, end, 11)...), cut, func(k int64) int64 {
+	sweep(t, rec, append(every(0, stream-1, 41), every(stream, end, 19)...), cut, func(k int64) int64 {
 		if k < stream {
 			return 2 // the snapshot was not whole
 		}
@@ -360,7 +360,7 @@ func TestCutAtEveryByteOfTheTarget(t *testing.T) {
 	t.Parallel()
 	rec := recordSource(t)
 	for name, dir := range map[string]redistest.Direction{"what it is sent": redistest.FromClient, "what it answers": redistest.FromServer} {
-		step := map[redistest.Direction]int64{redistest.FromClient: 151, redistest.FromServer: 97}[dir]
+		step := map[redistest.Direction]int64{redistest.FromClient: 307, redistest.FromServer: 193}[dir]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			plain := newBench(t, rec)

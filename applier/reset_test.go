@@ -52,6 +52,7 @@ func endpointOf(t *testing.T, s *redistest.Server) replica.Endpoint {
 }
 
 func TestReset(t *testing.T) {
+	t.Parallel()
 	const alive, dead = time.Minute, -time.Minute
 	tests := map[string]struct {
 		left     time.Duration

@@ -472,6 +472,7 @@ func TestSettlerYields(t *testing.T) {
 
 // A step that took long because the target stalled does not keep the pass off the target for long.
 func TestSettlerYieldsNotForLong(t *testing.T) {
+	t.Parallel()
 	u := newUnsettled(t, redistest.Latest(t), 300)
 	s := u.settler()
 	s.busy = func() bool { return true }
