@@ -3,6 +3,7 @@ package applier
 import (
 	"context"
 	"fmt"
+	"sort"
 	"sync"
 	"time"
 
@@ -13,11 +14,22 @@ import (
 
 // batch holds units on their way to the target, in memory of its own.
 type batch struct {
-	bytes []byte // all arguments, one behind the other
+	bytes []byte // all arguments, one behind the other, but for lent ones
 	ends  []int  // where each argument ends in bytes
+	lent  []lent // arguments that lie elsewhere, in order
+	total int    // bytes of all arguments
 	cmds  []command
 	units []unit
 }
+
+// lent is an argument in the memory of the unit that it came with.
+type lent struct {
+	n   int // its number among all arguments of the batch
+	arg []byte
+}
+
+// lendFrom is the size from which on an argument is lent rather than copied, where that is allowed.
+const lendFrom = 128
 
 // command is one command of a batch.
 type command struct {
@@ -34,35 +46,44 @@ type command struct {
 // unit is one unit of a batch.
 type unit struct {
 	cmds  int // where its commands end, in cmds
+	bytes int // of all arguments up to and with its own
 	start int64
 	end   replica.Position
 }
 
-func (b *batch) add(args [][]byte, c command) {
+// add puts a command behind the others. lend says that the memory of its arguments stays as it is.
+func (b *batch) add(args [][]byte, c command, lend bool) {
 	for _, arg := range args {
-		b.bytes = append(b.bytes, arg...)
+		if lend && len(arg) >= lendFrom {
+			b.lent = append(b.lent, lent{len(b.ends), arg})
+		} else {
+			b.bytes = append(b.bytes, arg...)
+		}
 		b.ends = append(b.ends, len(b.bytes))
+		b.total += len(arg)
 	}
 	c.args = len(b.ends)
 	b.cmds = append(b.cmds, c)
 }
 
 func (b *batch) close(u *replica.Unit) {
-	b.units = append(b.units, unit{cmds: len(b.cmds), start: u.Start, end: u.End})
+	b.units = append(b.units, unit{cmds: len(b.cmds), bytes: b.total, start: u.Start, end: u.End})
 }
 
 // size of a batch is its memory, roughly.
-func (b *batch) size() int { return len(b.bytes) + 8*len(b.ends) + 64*len(b.cmds) + 80*len(b.units) }
+func (b *batch) size() int {
+	return b.total + 8*len(b.ends) + 32*len(b.lent) + 64*len(b.cmds) + 88*len(b.units)
+}
 
 // keepAtMost is the memory that an empty batch keeps for its next use; what a giant unit took is given back.
 const keepAtMost = 8 << 20
 
 func (b *batch) reset() {
-	if cap(b.bytes) > keepAtMost || cap(b.ends) > keepAtMost/8 {
+	if cap(b.bytes) > keepAtMost || cap(b.ends) > keepAtMost/8 || len(b.lent) > 0 {
 		*b = batch{}
 		return
 	}
-	b.bytes, b.ends, b.cmds, b.units = b.bytes[:0], b.ends[:0], b.cmds[:0], b.units[:0]
+	b.bytes, b.ends, b.cmds, b.units, b.total = b.bytes[:0], b.ends[:0], b.cmds[:0], b.units[:0], 0
 }
 
 // commands are the places in cmds of unit i's commands.
@@ -89,7 +110,13 @@ func (b *batch) arguments(i int, f func(arg []byte)) {
 	if n > 0 {
 		at = b.ends[n-1]
 	}
+	lent := b.lent[sort.Search(len(b.lent), func(k int) bool { return b.lent[k].n >= n }):]
 	for ; n < b.cmds[i].args; n++ {
+		if len(lent) > 0 && lent[0].n == n {
+			f(lent[0].arg)
+			lent = lent[1:]
+			continue
+		}
 		f(b.bytes[at:b.ends[n]])
 		at = b.ends[n]
 	}
@@ -108,14 +135,10 @@ func (b *batch) argument(i, n int) (got []byte) {
 
 // weight is how many bytes unit i's arguments have.
 func (b *batch) weight(i int) int {
-	from, to := b.commands(i)
-	end := func(cmd int) int {
-		if cmd < 0 || b.cmds[cmd].args == 0 {
-			return 0
-		}
-		return b.ends[b.cmds[cmd].args-1]
+	if i == 0 {
+		return b.units[0].bytes
 	}
-	return end(to-1) - end(from-1)
+	return b.units[i].bytes - b.units[i-1].bytes
 }
 
 // build makes a rueidis command of command i, over the batch's memory: it may be reused only after the reply.
@@ -146,12 +169,13 @@ func (b *batch) describe(i int) string {
 type queue struct {
 	filled chan struct{} // has something to take
 	full   chan struct{} // has a full batch to take
-	taken  chan struct{} // has space again
+	taken  chan struct{} // has space again, or what was too large to go on is written
 	asked  chan struct{} // has nothing, perhaps, but Commit is to look after its record
 
 	mu    sync.Mutex
 	cur   *batch
 	spare []*batch // empty ones, to use again
+	giant bool     // something giant is in the batch that fills, or on its way
 	limit int      // bytes in one batch, from which on Apply waits
 	most  int      // that limit may be, on this line
 }
@@ -163,6 +187,9 @@ const (
 	maxBatch   = 8 << 20
 	lineRate   = 64 << 20 // bytes a second that each of the two batches under way should fill of a long line
 )
+
+// giant is the size of a batch from which on nothing else is read until it is written.
+const giant = 16 << 20
 
 func newQueue() *queue {
 	return &queue{
@@ -176,21 +203,41 @@ func (q *queue) reset() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.cur.reset()
+	q.giant = false
+	wake(q.taken)
 }
 
-// put hands the batch that fills to f, when there is room in it, and else waits for room.
+// put hands the batch that fills to f, when there is room in it, and else waits for room. Behind
+// something giant it waits until that is written, so that only one such thing is in memory.
 func (q *queue) put(ctx context.Context, f func(b *batch) error) error {
+	if err := q.await(ctx, func() bool { return q.cur.size() < q.limit }); err != nil {
+		return err
+	}
+	err := f(q.cur)
+	size := q.cur.size()
+	q.giant = q.giant || size >= giant
+	full, wait := size >= q.limit, q.giant && err == nil
+	q.mu.Unlock()
+	wake(q.filled)
+	if full {
+		wake(q.full)
+	}
+	if !wait {
+		return err
+	}
+	if err := q.await(ctx, func() bool { return !q.giant }); err != nil {
+		return err
+	}
+	q.mu.Unlock()
+	return nil
+}
+
+// await waits until cond holds, and then has the lock.
+func (q *queue) await(ctx context.Context, cond func() bool) error {
 	for {
 		q.mu.Lock()
-		if q.cur.size() < q.limit {
-			err := f(q.cur)
-			full := q.cur.size() >= q.limit
-			q.mu.Unlock()
-			wake(q.filled)
-			if full {
-				wake(q.full)
-			}
-			return err
+		if cond() {
+			return nil
 		}
 		q.mu.Unlock()
 		select {
@@ -253,8 +300,19 @@ func (q *queue) swap() *batch {
 	return b
 }
 
+// through tells put that a batch needs no memory any more. It is not used again.
+func (q *queue) through(b *batch) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if b.size() >= giant {
+		q.giant = false
+		wake(q.taken)
+	}
+}
+
 // give returns a batch that was written. Three are in use at most: one that fills, and two under way.
 func (q *queue) give(b *batch) {
+	q.through(b)
 	b.reset()
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -44,11 +44,17 @@ func (g *generator) unit(t *rapid.T, b *batch, p *plain) {
 	for range rapid.IntRange(0, 4).Draw(t, "commands") {
 		args := rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 0, 60), 0, 6).Draw(t, "args")
 		c := command{db: rapid.IntRange(0, 15).Draw(t, "db"), effect: effect(rapid.IntRange(0, 2).Draw(t, "effect")), needs: [2]int{1, 2}}
-		b.add(args, c)
+		lend := rapid.Bool().Draw(t, "lend")
+		if lend {
+			args = append(args, bytes.Repeat([]byte{'l'}, rapid.IntRange(lendFrom, 2*lendFrom).Draw(t, "lent")), []byte("behind it"))
+		}
+		b.add(args, c, lend)
 		var texts []string
 		for _, arg := range args {
 			texts = append(texts, string(arg))
-			clear(arg) // what a batch keeps is its own
+			if !lend || len(arg) < lendFrom {
+				clear(arg) // what a batch keeps is its own, but for what it is lent
+			}
 		}
 		p.cmds = append(p.cmds, plainCommand{texts, c})
 	}
@@ -167,7 +173,7 @@ func TestCut(t *testing.T) {
 			var b batch
 			for _, u := range test.units {
 				for range u[0] {
-					b.add([][]byte{bytes.Repeat([]byte("x"), u[1])}, command{})
+					b.add([][]byte{bytes.Repeat([]byte("x"), u[1])}, command{}, false)
 				}
 				b.close(&replica.Unit{})
 			}
@@ -190,7 +196,7 @@ func TestBatchGivesGiantMemoryBack(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			var b batch
-			b.add(test.args, command{})
+			b.add(test.args, command{}, false)
 			b.close(&replica.Unit{})
 			b.reset()
 			if kept := cap(b.bytes)+cap(b.ends) > 0; kept != test.keep || b.size() != 0 {
@@ -217,12 +223,12 @@ func TestDescribe(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var b batch
-			b.add(words("DEL other"), command{})
+			b.add(words("DEL other"), command{}, false)
 			var args [][]byte
 			for _, arg := range test.args {
 				args = append(args, []byte(arg))
 			}
-			b.add(args, command{})
+			b.add(args, command{}, false)
 			if got := b.describe(1); got != test.want {
 				t.Errorf("got %s, want %s", got, test.want)
 			}

@@ -46,16 +46,19 @@ func (a *Applier) add(b *batch, u *replica.Unit, i int, cmd replica.Command) {
 	t, drop, err := a.translate(u, cmd)
 	switch {
 	case err != nil:
-		b.add(cmd.Args, command{db: cmd.DB, unfit: err})
+		b.add(cmd.Args, command{db: cmd.DB, unfit: err}, u.Own)
 		return
 	case drop:
 		return
 	}
 	b.add(t.args, command{
 		db: cmd.DB, effect: t.effect, needs: t.needs, form: t.form, expect: expected(u, i, t.args, a.expires),
-	})
+	}, u.Own)
 	if t.then != nil {
-		b.add(t.then, command{db: cmd.DB})
+		b.add(t.then, command{db: cmd.DB}, false)
+	}
+	if u.Own {
+		a.rewriter.payload = nil // it may be lent
 	}
 }
 
@@ -169,6 +172,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 // insist gets a batch into the target, one round trip at a time, however long it takes: it returns when all is committed, or when the work
 // has to start from Resume. err is why an earlier try has failed.
 func (a *Applier) insist(ctx context.Context, b *batch, err error) error {
+	defer a.queue.through(b)
 	pause := newPause()
 	for {
 		if err != nil && !errors.Is(err, errAgain) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -56,6 +57,9 @@ type keyBatch struct {
 	bytes []byte
 	keys  []loadKey
 	end   progress // behind its last key; zero for the last batch, with which the RDB ends
+
+	giant []byte        // the payload of the last key, which is not in bytes then
+	in    chan struct{} // closed when the batch is in the target; nil where nobody waits for it
 }
 
 // loadKey is one key of a batch: where it and its payload end in bytes, and what RESTORE needs beside them.
@@ -139,17 +143,45 @@ func (l *loader) add(ctx context.Context, e *rdbstream.Entry) error {
 	b.bytes = append(b.bytes, e.Key...)
 	k.key = len(b.bytes)
 	var err error
-	if b.bytes, err = rdbstream.AppendDumpMapped(b.bytes, e, l.field); err != nil {
+	if l.field == nil || !rdbstream.HasFieldExpiries(e.Valkey, e.Type) {
+		b.giant, _, err = l.r.TakeDump(e)
+	}
+	if b.giant == nil && err == nil {
+		b.bytes, err = rdbstream.AppendDumpMapped(b.bytes, e, l.field)
+	}
+	if err != nil {
 		return readError(fmt.Errorf("key %q in db %d: %w", e.Key, e.DB, err))
 	}
 	k.payload = len(b.bytes)
 	b.keys = append(b.keys, k)
-	if size := int64(k.payload - k.key); size > l.a.target.maxBulk {
-		return l.tooLong(ctx, b, size)
+	size := len(b.payload(len(b.keys) - 1))
+	if int64(size) > l.a.target.maxBulk {
+		return l.tooLong(ctx, b, int64(size))
 	}
-	if len(b.bytes) >= loadBytes || len(b.keys) >= loadKeys {
-		return l.flush(ctx, progress{scan: l.r.State(), db: l.db})
+	end := progress{scan: l.r.State(), db: l.db}
+	switch {
+	case size >= giant:
+		return l.flushGiant(ctx, end)
+	case b.giant != nil || len(b.bytes) >= loadBytes || len(b.keys) >= loadKeys:
+		return l.flush(ctx, end)
 	}
+	return nil
+}
+
+// flushGiant hands over a batch that ends with something giant, and waits until it is in the target,
+// so that only one such thing is in memory.
+func (l *loader) flushGiant(ctx context.Context, end progress) error {
+	in := make(chan struct{})
+	l.cur.in = in
+	if err := l.flush(ctx, end); err != nil {
+		return err
+	}
+	select {
+	case <-in:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	runtime.GC() // left to itself the collector waits until as much again is in use
 	return nil
 }
 
@@ -158,7 +190,7 @@ func (l *loader) tooLong(ctx context.Context, b *keyBatch, size int64) error {
 	i := len(b.keys) - 1
 	err := l.refuse(ctx, b.keys[i].db, b.command(i, &l.a.target), b.keys[i].offset, b.describe(i),
 		fmt.Errorf("its payload has %d bytes, and the target's proto-max-bulk-len is %d", size, l.a.target.maxBulk))
-	b.bytes = b.bytes[:b.start(i)]
+	b.bytes, b.giant = b.bytes[:b.start(i)], nil
 	b.keys = b.keys[:i]
 	return err
 }
@@ -312,7 +344,11 @@ func (b *keyBatch) reset() {
 	if cap(b.bytes) > 4*loadBytes { // a giant value's memory is given back
 		b.bytes = nil
 	}
-	b.bytes, b.keys, b.end = b.bytes[:0], b.keys[:0], progress{}
+	b.bytes, b.keys, b.end, b.giant = b.bytes[:0], b.keys[:0], progress{}, nil
+	if b.in != nil {
+		close(b.in)
+		b.in = nil
+	}
 }
 
 func (b *keyBatch) start(i int) int {
@@ -322,11 +358,19 @@ func (b *keyBatch) start(i int) int {
 	return b.keys[i-1].payload
 }
 
+// payload is that of key i.
+func (b *keyBatch) payload(i int) []byte {
+	if b.giant != nil && i == len(b.keys)-1 {
+		return b.giant
+	}
+	return b.bytes[b.keys[i].key:b.keys[i].payload]
+}
+
 // build makes the RESTORE of key i, over the batch's memory: it may be reused only after the reply.
 func (b *keyBatch) build(c rueidis.Builder, i int, t *target) rueidis.Completed {
 	k := &b.keys[i]
 	cmd := c.Arbitrary("RESTORE").Args(
-		rueidis.BinaryString(b.bytes[b.start(i):k.key]), strconv.FormatInt(k.expireAt, 10), rueidis.BinaryString(b.bytes[k.key:k.payload]), "REPLACE", "ABSTTL")
+		rueidis.BinaryString(b.bytes[b.start(i):k.key]), strconv.FormatInt(k.expireAt, 10), rueidis.BinaryString(b.payload(i)), "REPLACE", "ABSTTL")
 	switch {
 	case t.lru && k.idle >= 0:
 		cmd = cmd.Args("IDLETIME", strconv.FormatInt(k.idle, 10))
@@ -351,5 +395,5 @@ func (b *keyBatch) describe(i int) string {
 	if len(key) > 100 {
 		key, dots = key[:100], "…"
 	}
-	return fmt.Sprintf("RESTORE of key %q%s in db %d (RDB type %d, %d bytes)", key, dots, b.keys[i].db, b.keys[i].typ, b.keys[i].payload-b.keys[i].key)
+	return fmt.Sprintf("RESTORE of key %q%s in db %d (RDB type %d, %d bytes)", key, dots, b.keys[i].db, b.keys[i].typ, len(b.payload(i)))
 }

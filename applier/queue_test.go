@@ -21,10 +21,55 @@ func unitOf(end int64, size int) *replica.Unit {
 // putUnit puts a unit into a queue without an Applier around it.
 func putUnit(ctx context.Context, q *queue, u *replica.Unit) error {
 	return q.put(ctx, func(b *batch) error {
-		b.add(u.Cmds[0].Args, command{})
+		b.add(u.Cmds[0].Args, command{}, false)
 		b.close(u)
 		return nil
 	})
+}
+
+// Behind something giant put returns only when that is written, or dropped, or the run ends: so the
+// stream does not read the next such thing meanwhile.
+func TestQueuePutsOneGiantAtATime(t *testing.T) {
+	ends := map[string]func(q *queue, b *batch, cancel func()){
+		"it is written":         func(q *queue, b *batch, _ func()) { q.give(b) },
+		"it is insisted upon":   func(q *queue, b *batch, _ func()) { q.through(b) },
+		"the work starts again": func(q *queue, _ *batch, _ func()) { q.reset() },
+		"the run ends":          func(_ *queue, _ *batch, cancel func()) { cancel() },
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				q := newQueue()
+				put := make(chan error, 1)
+				go func() { put <- putUnit(ctx, q, unitOf(1, giant)) }()
+				b := q.take(t.Context(), nil)
+				if b == nil || len(b.units) != 1 {
+					t.Fatalf("took %+v, want the unit", b)
+				}
+				q.give(&batch{}) // another one
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				select {
+				case err := <-put:
+					t.Fatalf("put returned %v before", err)
+				default:
+				}
+				end(q, b, cancel)
+				err := <-put
+				if want := ctx.Err(); !errors.Is(err, want) {
+					t.Errorf("put returned %v, want %v", err, want)
+				}
+				if ctx.Err() != nil {
+					q.reset() // as the next run does
+				}
+				if err := putUnit(t.Context(), q, unitOf(2, 1)); err != nil {
+					t.Errorf("the next one: %v", err)
+				}
+			})
+		})
+	}
 }
 
 // A full queue makes Apply wait until it is taken from, and no longer.

@@ -282,6 +282,39 @@ func TestLargeTransaction(t *testing.T) {
 	}
 }
 
+// Several giants, one behind the other, in the snapshot and in the stream, as values and as transactions; and the target's connection breaks in one of each.
+func TestGiants(t *testing.T) {
+	t.Parallel()
+	const size = "20000000" // beyond what is called giant
+	b := redistest.Latest(t)
+	roomy := redistest.Config("rdbcompression no", "repl-backlog-size 300mb", "client-output-buffer-limit replica 0 0 0")
+	src, dst := redistest.Start(t, b, roomy), redistest.Start(t, b)
+	redistest.Fill(t, src, redistest.FillOptions{Keys: 2000, Volatile: 0.2})
+	const set = "redis.call('SET', KEYS[1], string.rep(ARGV[2], ARGV[1]))"
+	for i := range 3 {
+		src.Do(t, "EVAL", set, "1", fmt.Sprint("snapshot:", i), size, fmt.Sprint(i))
+	}
+	src.Do(t, "EVAL", "for i = 1, 20000 do redis.call('RPUSH', KEYS[1], string.rep('x', 1000)) end", "1", "list")
+	proxy := redistest.NewProxy(t, dst.Addr())
+	proxy.CutAfter(redistest.FromClient, 35_000_000)
+	f := &following{src: src, dst: dst, m: newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))}
+	f.running = f.m.start(t)
+	f.until(t, replica.InSync, "")
+	proxy.CutAfter(redistest.FromClient, 35_000_000)
+	for i := range 3 {
+		src.Do(t, "EVAL", set, "1", fmt.Sprint("stream:", i), size, fmt.Sprint(i))
+		src.Do(t, "INCR", "between")
+	}
+	proxy.CutAfter(redistest.FromClient, 35_000_000)
+	for i := range 3 {
+		src.Do(t, "EVAL", "for i = 1, 20000 do redis.call('SET', KEYS[1] .. i, string.rep('x', 1000)) end redis.call('INCR', KEYS[1])", "1", fmt.Sprint("transaction:", i))
+	}
+	f.equal(t)
+	if proxy.Cuts() < 2 {
+		t.Errorf("cuts: got %d, want 2 at least", proxy.Cuts())
+	}
+}
+
 // T23: the source's link breaks at a byte between MULTI and EXEC.
 func TestCutInsideTransaction(t *testing.T) {
 	t.Parallel()

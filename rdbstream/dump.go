@@ -35,6 +35,25 @@ func DumpSize(e *Entry) int { return len(e.Meta) + 1 + len(e.Value) + dumpFooter
 // possible: KEY_META block, type, value, RDB version (2 bytes), CRC64 (8 bytes). The error is that of [DumpVersion]; then nothing is appended.
 func AppendDump(dst []byte, e *Entry) ([]byte, error) { return AppendDumpMapped(dst, e, nil) }
 
+// TakeDump is [AppendDump] of a large value that the reader has just read into e, without a copy:
+// the memory that it was read into is the payload's, and the caller's from then on. e has no Key and
+// no Value then. ok is false, and nothing has changed, where the value is small, or
+// has a KEY_META block. The error is that of [DumpVersion].
+func (r *Reader) TakeDump(e *Entry) (payload []byte, ok bool, err error) {
+	version, err := DumpVersion(e.Valkey, e.Type)
+	if err != nil || e.Meta != nil {
+		return nil, false, err
+	}
+	spill := r.w.take()
+	if spill == nil {
+		return nil, false, nil
+	}
+	payload = spill[len(spill)-len(e.Value)-1:] // behind the key, which has one byte at least: its length
+	payload[0] = e.Type
+	e.Key, e.Value = nil, nil
+	return seal(payload, 0, version), true, nil
+}
+
 // seal ends the payload that begins at dst[begin].
 func seal(dst []byte, begin, version int) []byte {
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(version))

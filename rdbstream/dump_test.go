@@ -1,8 +1,11 @@
 package rdbstream
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 )
@@ -54,6 +57,54 @@ func TestDumpVersionOfNone(t *testing.T) {
 	for _, typ := range []byte{TypeHashTmplLPRef, TypeHashTmplArrayRef} {
 		if v, err := DumpVersion(false, typ); !errors.Is(err, ErrNotDumpable) || v != 0 {
 			t.Errorf("type %d: got %d, %v, want ErrNotDumpable", typ, v, err)
+		}
+	}
+}
+
+// What TakeDump gives is what AppendDump does, whatever was read in pieces before, and the reader goes on behind it.
+func TestTakeDump(t *testing.T) {
+	large := string(randomBytes(3 << 20))
+	many := newRDB("REDIS0011").key(TypeString, "small").str("v").key(TypeString, "large").str(large).key(TypeListQuicklist2, "list").num(2000)
+	for range 2000 {
+		many.num(1).str(large[:1000]) // plain nodes
+	}
+	rdb := many.key(TypeString, "").str(large[1:]).key(TypeString, "last").str("v").end()
+	for _, buffer := range []int{64 << 10, 4 << 20} { // the second holds a value whole
+		r := NewReader(bufio.NewReaderSize(bytes.NewReader(rdb), buffer))
+		var kept [][]byte
+		var taken, want []string
+		for {
+			var e Entry
+			err := r.Next(&e)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain, err := AppendDump(nil, &e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			payload, ok, err := r.TakeDump(&e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ok {
+				kept, want = append(kept, payload), append(want, string(plain))
+				taken = append(taken, string(payload))
+			}
+		}
+		for i := range want {
+			if taken[i] != want[i] {
+				t.Errorf("buffer of %d: value %d of %d bytes is another one", buffer, i, len(want[i]))
+			}
+			if string(kept[i]) != want[i] {
+				t.Errorf("buffer of %d: value %d has changed while the reader went on", buffer, i)
+			}
+		}
+		if buffer == 64<<10 && len(want) != 3 {
+			t.Errorf("%d values were taken, want 3", len(want))
 		}
 	}
 }

@@ -4,14 +4,17 @@ import (
 	"bufio"
 	"encoding/binary"
 	"io"
-	"slices"
+	"runtime"
 )
 
 const (
 	// keepSpill is the size up to which the spill is kept for entries to come.
 	keepSpill = 1 << 20
-	// spillStep is how far the spill is at most grown ahead of the bytes that arrive.
+	// spillStep is how far the spill is at most grown ahead of the bytes that arrive, or growBy times what it has, where as much is to come.
 	spillStep = 1 << 20
+	growBy    = 7
+	// collectSpill is the size from which on a spill that grows has garbage collected.
+	collectSpill = 32 << 20
 	// spillRead is read at once into the spill; it stays in the CPU's cache for the CRC.
 	spillRead = 256 << 10
 	// maxLength bounds lengths and counts: no RDB is that large, and sums of a few of them do not overflow.
@@ -51,14 +54,37 @@ func (w *window) captured() []byte {
 	if len(w.spill) == 0 {
 		return w.buf[w.mark:w.pos]
 	}
+	w.grow(w.pos - w.mark)
 	w.spill = append(w.spill, w.buf[w.mark:w.pos]...)
 	w.mark = w.pos
 	return w.spill
 }
 
+// grow makes room for n more bytes in the spill, and for what [Reader.TakeDump] appends to it. It
+// doubles: what is not used of it is not in memory. What a large one has outgrown is collected first:
+// left to itself the collector waits until as much again is in use.
+func (w *window) grow(n int) {
+	if need := len(w.spill) + n + dumpFooter; n > 0 && need > cap(w.spill) {
+		if need > collectSpill {
+			runtime.GC()
+		}
+		w.spill = append(make([]byte, 0, max(need, 2*len(w.spill))), w.spill...)
+	}
+}
+
+// take gives the spill away if all that is captured lies in it, and is large; else nil.
+func (w *window) take() (spill []byte) {
+	if w.mark < w.pos || len(w.spill) < keepSpill {
+		return nil
+	}
+	spill, w.spill = w.spill, nil
+	return spill
+}
+
 // release takes what is scanned out of br; what was peeked beyond it stays there.
 func (w *window) release() {
 	_, _ = w.br.Discard(w.pos) // cannot fail: so many bytes are buffered
+	w.grow(w.pos - w.mark)
 	w.spill = append(w.spill, w.buf[w.mark:w.pos]...)
 	w.sum()
 	w.base += int64(w.pos)
@@ -126,8 +152,8 @@ func (w *window) readFar(n uint64) error {
 	w.release()
 	for n > 0 {
 		have := len(w.spill)
-		if have == cap(w.spill) {
-			w.spill = slices.Grow(w.spill, int(min(n, uint64(max(have, spillStep)))))
+		if have+dumpFooter >= cap(w.spill) {
+			w.grow(int(min(n, uint64(max(growBy*have, spillStep)))))
 		}
 		chunk := w.spill[have : have+int(min(n, spillRead, uint64(cap(w.spill)-have)))]
 		got, err := io.ReadFull(w.br, chunk)

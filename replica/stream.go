@@ -3,6 +3,7 @@ package replica
 import (
 	"bufio"
 	"io"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,10 @@ type Stream struct {
 
 // keepUnit is the size of a unit, in bytes, up to which its memory is kept for the next.
 const keepUnit = 256 << 10
+
+// collectUnit is the size of a unit, in bytes, from which on its memory is collected before the next
+// is read. Left to itself the collector waits until as much again is in use.
+const collectUnit = 32 << 20
 
 // NewStream reads the stream that begins behind from. br needs a buffer that most commands fit into.
 func NewStream(br *bufio.Reader, from Position) *Stream { return &Stream{br: br, at: from} }
@@ -56,6 +61,7 @@ func (s *Stream) Next(u *Unit) error {
 func (s *Stream) next(u *Unit) error {
 	s.release()
 	db := s.at.DB
+	own := true
 	for tx := false; ; {
 		f, err := s.frame()
 		if err != nil {
@@ -75,6 +81,7 @@ func (s *Stream) next(u *Unit) error {
 		switch word {
 		case write:
 			s.cmds = append(s.cmds, Command{Args: args, DB: db})
+			own = own && (f.own || tx)
 		case replconf:
 			u.GetAck = u.GetAck || len(args) > 1 && strings.EqualFold(string(args[1]), "GETACK")
 		case selectDB: // inside a transaction, too, it lasts beyond it (protocol 3.1)
@@ -100,7 +107,7 @@ func (s *Stream) next(u *Unit) error {
 	}
 	s.at.Offset += s.taken
 	s.at.DB = db
-	u.Cmds, u.End = s.cmds, s.at
+	u.Cmds, u.End, u.Own = s.cmds, s.at, own && s.taken > keepUnit
 	return nil
 }
 
@@ -108,6 +115,9 @@ func (s *Stream) next(u *Unit) error {
 func (s *Stream) release() {
 	if s.taken > keepUnit {
 		s.text, s.args, s.cmds = arena[byte]{}, arena[[]byte]{}, nil
+	}
+	if s.taken > collectUnit {
+		runtime.GC()
 	}
 	s.text.reset()
 	s.args.reset()

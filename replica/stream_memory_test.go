@@ -164,3 +164,56 @@ func BenchmarkStream(b *testing.B) {
 		})
 	}
 }
+
+// A large unit says that its bytes are its own, and then they stay as they are while the stream is read on.
+func TestStreamUnitOwnsItsMemory(t *testing.T) {
+	value := func(i, size int) string { return strings.Repeat(string(rune('a'+i)), size) }
+	transaction := func(size, n int) (text string) {
+		for i := range n {
+			text += resp("SET", "k", value(i, size))
+		}
+		return resp("MULTI") + text + resp("EXEC")
+	}
+	const buffer = 300 << 10
+	tests := []struct {
+		name, text string
+		own        bool
+	}{
+		{"a small command", resp("SET", "k", value(0, 100)), false},
+		{"one that fits into the buffer", resp("SET", "k", value(1, keepUnit+100)), false},
+		{"one that does not", resp("SET", "k", value(2, buffer)), true},
+		{"a small transaction", transaction(100, 9), false},
+		{"a large transaction", transaction(100<<10, 9), true},
+		{"one of small commands", transaction(50, 26) + resp("PING"), false},
+		{"one with a large command", resp("MULTI") + resp("SET", "k", value(3, buffer)) + resp("SET", "k", "x") + resp("EXEC"), true},
+	}
+	all := ""
+	for _, test := range tests {
+		all += test.text
+	}
+	s := NewStream(bufio.NewReaderSize(strings.NewReader(all+all), buffer), Position{ReplID: testID})
+	var kept [][]byte
+	var want []string
+	for i := range 2 * len(tests) {
+		test := tests[i%len(tests)]
+		var u Unit
+		for len(u.Cmds) == 0 { // not the PING
+			if err := s.Next(&u); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if u.Own != test.own {
+			t.Errorf("%s: its own is %v", test.name, u.Own)
+		}
+		for _, c := range u.Cmds {
+			if u.Own {
+				kept, want = append(kept, c.Args[2]), append(want, string(c.Args[2]))
+			}
+		}
+	}
+	for i := range kept {
+		if string(kept[i]) != want[i] {
+			t.Errorf("argument %d has changed", i)
+		}
+	}
+}

@@ -3,7 +3,8 @@ package replica
 // Unit is what is applied as a whole or not at all: one command, or one whole MULTI…EXEC. A position between two units is safe to resume
 // from; one inside a unit does not exist for a sink.
 //
-// Its memory belongs to the [Stream] that filled it and is valid until the next call of Next.
+// Its memory belongs to the [Stream] that filled it and is valid until the next call of Next, but for
+// Own.
 type Unit struct {
 	// Cmds are the commands to write, without what only steers the stream: SELECT, MULTI, EXEC, PING and REPLCONF are consumed. Empty
 	// for a unit that only moves the offset.
@@ -14,6 +15,9 @@ type Unit struct {
 	End Position
 	// GetAck says that the source asked for an acknowledgement: it wants to hear an offset of End or beyond, as soon as it is durable.
 	GetAck bool
+	// Own says that the bytes of the commands' arguments lie in memory that the stream does not use
+	// again: whoever keeps them need not copy them. It is so for large units only.
+	Own bool
 	// When tells at what time the unit was received, a Unix time in ms by the source's clock: what an expiry that is told as a span counts
 	// from. nil when nobody knows.
 	When func() (ms int64)

@@ -27,7 +27,8 @@ type options struct {
 	Commands int      `default:"2000000" env:"COMMANDS" help:"Commands in the stream."`
 	Rounds   int      `default:"3" env:"ROUNDS" help:"Rounds of each measurement."`
 	Server   string   `env:"SERVER" help:"The server build, as servers.sh names it: redis-7.0, valkey-9. Default: the newest Redis."`
-	Only     []string `enum:"snapshot,stream,receive,source" default:"snapshot,stream,receive,source" env:"ONLY" help:"What to measure (${enum})."`
+	Large    int      `default:"300000000" env:"LARGE" help:"Bytes of a large value or transaction."`
+	Only     []string `enum:"snapshot,stream,receive,source,large" default:"snapshot,stream,receive,source,large" env:"ONLY" help:"What to measure (${enum})."`
 	Watched  bool     `env:"WATCHED" help:"Measure snapshot and stream of a redferry that is scraped, and asked for its status, each second, in the place of one without spool."`
 	Redferry string   `default:"bin/redferry" help:"The redferry to measure. REDFERRY_… variables reach it."`
 }
@@ -61,6 +62,9 @@ func run(ctx context.Context, o options, out, errs io.Writer) int {
 		}
 		if slices.Contains(o.Only, "source") {
 			b.burden().print(out)
+		}
+		if slices.Contains(o.Only, "large") {
+			b.large().print(out)
 		}
 	})
 	if err != nil {
