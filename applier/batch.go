@@ -3,6 +3,7 @@ package applier
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -64,6 +65,23 @@ func (b *batch) add(args [][]byte, c command, lend bool) {
 	}
 	c.args = len(b.ends)
 	b.cmds = append(b.cmds, c)
+}
+
+// grow makes room for the commands of a large unit, which would else be made again and again.
+func (b *batch) grow(cmds []replica.Command) {
+	copied, args, lent := 0, 0, 0
+	for _, c := range cmds {
+		args += len(c.Args)
+		for _, arg := range c.Args {
+			if len(arg) < lendFrom {
+				copied += len(arg)
+			} else {
+				lent++
+			}
+		}
+	}
+	b.bytes, b.ends = slices.Grow(b.bytes, copied), slices.Grow(b.ends, args)
+	b.lent, b.cmds = slices.Grow(b.lent, lent), slices.Grow(b.cmds, len(cmds))
 }
 
 func (b *batch) close(u *replica.Unit) {

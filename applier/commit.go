@@ -26,6 +26,9 @@ const (
 // Apply implements [replica.Sink].
 func (a *Applier) Apply(ctx context.Context, u *replica.Unit) error {
 	return a.queue.put(ctx, func(b *batch) error {
+		if u.Own {
+			b.grow(u.Cmds)
+		}
 		for i, cmd := range u.Cmds {
 			if sets := a.setsOf(cmd.Args); sets != nil {
 				for _, args := range sets {

@@ -13,8 +13,8 @@ const (
 	// spillStep is how far the spill is at most grown ahead of the bytes that arrive, or growBy times what it has, where as much is to come.
 	spillStep = 1 << 20
 	growBy    = 7
-	// collectSpill is the size from which on a spill that grows has garbage collected.
-	collectSpill = 32 << 20
+	// pieceSize is that of the pieces in which a value of unknown length is captured: no two copies of it are needed while it grows.
+	pieceSize = 8 << 20
 	// spillRead is read at once into the spill; it stays in the CPU's cache for the CRC.
 	spillRead = 256 << 10
 	// maxLength bounds lengths and counts: no RDB is that large, and sums of a few of them do not overflow.
@@ -30,8 +30,10 @@ type window struct {
 	pos    int    // the next byte of buf to scan
 	mark   int
 	spill  []byte
-	base   int64  // bytes of the RDB before buf[0]
-	crc    uint64 // of those bytes, and of buf up to summed
+	full   [][]byte // before the spill: pieces of a value of unknown length, to be put together at its end
+	inFull int      // bytes of these
+	base   int64    // bytes of the RDB before buf[0]
+	crc    uint64   // of those bytes, and of buf up to summed
 	summed int
 }
 
@@ -44,31 +46,50 @@ func (w *window) begin() {
 		w.spill = nil
 	}
 	w.mark, w.spill = w.pos, w.spill[:0]
+	w.full, w.inFull = nil, 0
 }
 
 // at is the place of the next byte in the capture.
-func (w *window) at() int { return len(w.spill) + w.pos - w.mark }
+func (w *window) at() int { return w.inFull + len(w.spill) + w.pos - w.mark }
 
 // captured are the bytes since begin; valid until the next begin or fill.
 func (w *window) captured() []byte {
-	if len(w.spill) == 0 {
+	if len(w.spill) == 0 && len(w.full) == 0 {
 		return w.buf[w.mark:w.pos]
 	}
+	w.join()
 	w.grow(w.pos - w.mark)
 	w.spill = append(w.spill, w.buf[w.mark:w.pos]...)
 	w.mark = w.pos
 	return w.spill
 }
 
+// join puts the pieces together, with room for what is in the window.
+func (w *window) join() {
+	if len(w.full) == 0 {
+		return
+	}
+	whole := make([]byte, 0, w.at()+dumpFooter)
+	for _, piece := range w.full {
+		whole = append(whole, piece...)
+	}
+	w.spill = append(whole, w.spill...)
+	w.full, w.inFull = nil, 0
+	runtime.GC() // left to itself the collector waits until as much again is in use
+}
+
 // grow makes room for n more bytes in the spill, and for what [Reader.TakeDump] appends to it. It
-// doubles: what is not used of it is not in memory. What a large one has outgrown is collected first:
-// left to itself the collector waits until as much again is in use.
+// doubles, up to the size of a piece; then it begins another one, unless n is most of what is to come.
 func (w *window) grow(n int) {
-	if need := len(w.spill) + n + dumpFooter; n > 0 && need > cap(w.spill) {
-		if need > collectSpill {
-			runtime.GC()
-		}
-		w.spill = append(make([]byte, 0, max(need, 2*len(w.spill))), w.spill...)
+	have := len(w.spill)
+	need := have + n + dumpFooter
+	switch {
+	case n == 0 || need <= cap(w.spill):
+	case have >= pieceSize && n <= pieceSize:
+		w.full, w.inFull = append(w.full, w.spill), w.inFull+have
+		w.spill = make([]byte, 0, pieceSize+dumpFooter)
+	default:
+		w.spill = append(make([]byte, 0, max(need, min(2*have, pieceSize))), w.spill...)
 	}
 }
 
@@ -151,10 +172,10 @@ func (w *window) skipFar(n uint64) error {
 func (w *window) readFar(n uint64) error {
 	w.release()
 	for n > 0 {
-		have := len(w.spill)
-		if have+dumpFooter >= cap(w.spill) {
+		if have := len(w.spill); have+dumpFooter >= cap(w.spill) {
 			w.grow(int(min(n, uint64(max(growBy*have, spillStep)))))
 		}
+		have := len(w.spill)
 		chunk := w.spill[have : have+int(min(n, spillRead, uint64(cap(w.spill)-have)))]
 		got, err := io.ReadFull(w.br, chunk)
 		w.spill = w.spill[:have+got]

@@ -17,17 +17,18 @@ const largeBar = 2.2
 type largeThing struct {
 	name   string
 	stream bool   // it comes in the stream; else it is in the snapshot
+	times  int    // so many of them come, one behind the other
 	script string // makes it, of ARGV[1] bytes
 }
 
 // largeThings are what takes memory as a whole: RESTORE takes a value only whole, and EXEC makes a transaction one.
 var largeThings = []largeThing{
-	{"a string, in the snapshot", false, "redis.call('SET', 'large', string.rep('x', ARGV[1]))"},
-	{"a list of 1 kB elements, in the snapshot", false, "local v = string.rep('x', 1000) for i = 1, ARGV[1] / 1000 do redis.call('RPUSH', 'large', v) end"},
-	{"a string, in the stream", true, "redis.call('SET', 'large', string.rep('x', ARGV[1]))"},
-	{"a transaction of 1 MB values", true, "local v = string.rep('x', 1e6) for i = 1, ARGV[1] / 1e6 do redis.call('SET', 'large:' .. i, v) end"},
-	{"a transaction of 1 kB values", true, "local v = string.rep('x', 1000) for i = 1, ARGV[1] / 1000 do redis.call('SET', 'large:' .. i, v) end"},
-	{"a transaction of 50 B values", true, "local v = string.rep('x', 50) for i = 1, ARGV[1] / 100 do redis.call('SET', 'large:' .. i, v) end"},
+	{"a string, in the snapshot", false, 2, "redis.call('SET', 'large', string.rep('x', ARGV[1]))"},
+	{"a list of 1 kB elements, in the snapshot", false, 2, "local v = string.rep('x', 1000) for i = 1, ARGV[1] / 1000 do redis.call('RPUSH', 'large', v) end"},
+	{"a string, in the stream", true, 2, "redis.call('SET', 'large', string.rep('x', ARGV[1]))"},
+	{"a transaction of 1 MB values", true, 2, "local v = string.rep('x', 1e6) for i = 1, ARGV[1] / 1e6 do redis.call('SET', 'large:' .. i, v) end"},
+	{"a transaction of 1 kB values", true, 2, "local v = string.rep('x', 1000) for i = 1, ARGV[1] / 1000 do redis.call('SET', 'large:' .. i, v) end"},
+	{"a transaction of 50 B values", true, 1, "local v = string.rep('x', 50) for i = 1, ARGV[1] / 100 do redis.call('SET', 'large:' .. i, v) end"},
 }
 
 // largeResult is what one of them has taken.
@@ -39,21 +40,19 @@ type largeResult struct {
 
 type largeResults []largeResult
 
-// large measures redferry's peak memory with one thing of b.Large bytes, and with two of them, one behind the other.
+// large measures redferry's peak memory with things of b.Large bytes.
 func (b *bench) large() largeResults {
 	b.Helper()
 	var all largeResults
 	for _, thing := range largeThings {
-		for _, times := range []int{1, 2} {
-			r := b.largest(thing, times)
-			b.progress("%s: %s of memory for %s", r.name, mib(r.peak), mib(r.size))
-			all = append(all, r)
-		}
+		r := b.largest(thing)
+		b.progress("%s: %s of memory for %s", r.name, mib(r.peak), mib(r.size))
+		all = append(all, r)
 	}
 	return all
 }
 
-func (b *bench) largest(thing largeThing, times int) largeResult {
+func (b *bench) largest(thing largeThing) largeResult {
 	b.Helper()
 	roomy := redistest.Config("proto-max-bulk-len 4gb", "client-query-buffer-limit 8gb", "repl-backlog-size 2gb",
 		"client-output-buffer-limit replica 0 0 0", "rdbcompression no", "lua-time-limit 600000")
@@ -61,10 +60,10 @@ func (b *bench) largest(thing largeThing, times int) largeResult {
 	f := b.ferry(source)
 	f.target.Do(b, "CONFIG", "SET", "proto-max-bulk-len", "4gb", "client-query-buffer-limit", "8gb")
 	make := func() {
-		for i := range times {
+		for i := range thing.times {
 			source.Do(b, "EVAL", thing.script, "0", strconv.Itoa(b.Large))
 			source.Do(b, "SET", fmt.Sprint("between:", i), "x")
-			if !thing.stream && i < times-1 {
+			if !thing.stream && i < thing.times-1 {
 				source.Do(b, "RENAME", "large", fmt.Sprint("large:", i))
 			}
 		}
@@ -80,10 +79,10 @@ func (b *bench) largest(thing largeThing, times int) largeResult {
 		before := source.Offset(b)
 		make()
 		goal := source.Offset(b)
-		size = (goal - before) / int64(times)
+		size = (goal - before) / int64(thing.times)
 		b.until("the target to have it", func() bool { return f.offset() >= goal })
 	}
-	r := largeResult{name: fmt.Sprintf("%s, %d×", thing.name, times), size: size, peak: f.usage().peak}
+	r := largeResult{name: fmt.Sprintf("%d × %s", thing.times, thing.name), size: size, peak: f.usage().peak}
 	f.end()
 	b.verify(f, b.contents(source))
 	f.target.Kill()
