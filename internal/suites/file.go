@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"redferry/applier/checkpoint"
+	"redferry/internal/redistest"
+)
+
+const (
+	// grace is how much longer than until the deadline a file may take that has begun.
+	grace = time.Minute
+	// patience is how long is waited for what should take a moment.
+	patience = time.Minute
+	// migration is the name that redferry gives one that has no other.
+	migration = "default"
+	// rounds is how often both sides are compared before a difference counts: a client of the suite may still be writing.
+	rounds = 3
+)
+
+// fileRun is one file of a suite, with its servers.
+type fileRun struct {
+	*plan
+	options
+	result   *result
+	out      io.Writer
+	deadline time.Time
+
+	t                       redistest.TB
+	source, control, target *redistest.Server
+	ferry                   *ferry
+	known                   map[string]bool // differences that were told
+}
+
+// run runs the file and fills in the result.
+func (f *fileRun) run(ctx context.Context, t redistest.TB) {
+	f.t, f.known = t, map[string]bool{}
+	// The backlog outlasts redferry's absences, whatever a test writes.
+	config := []string{"repl-backlog-size 256mb"}
+	if f.build.Has70() {
+		config = append(config, "enable-protected-configs yes")
+	}
+	f.source = redistest.Start(t, f.build, redistest.Config(config...))
+	f.control = redistest.Start(t, f.build, redistest.ReplicaOf(f.source))
+	f.target = redistest.Start(t, f.plan.target)
+	dir := t.TempDir()
+	f.ferry = startFerry(t, f.options, f.random, dir, f.source, f.target)
+	if !f.await(ctx) {
+		return
+	}
+	began := f.source.Offset(t)
+	before := f.commands()
+	f.follow(ctx, runSuite(t, f.suite, f.result.file, f.source))
+	f.result.kills = f.ferry.kills
+	f.result.commands = f.commands() - before
+	if offset, err := offsetOf(f.source); err == nil {
+		f.result.bytes = offset - began
+	}
+	f.account(filepath.Join(dir, migration, "rejected.resp"))
+}
+
+// follow compares after each test, until the suite has ended or something else has.
+func (f *fileRun) follow(ctx context.Context, s *running) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case test := <-s.tests:
+			ok := f.compare(ctx, test.name)
+			test.resume()
+			if !ok {
+				return
+			}
+		case <-s.process.Exited():
+			f.result.outcome = s.said()
+			f.compare(ctx, "the end of the file")
+			return
+		case <-tick.C:
+			if err := f.ferry.tend(); err != nil {
+				f.result.stopped = err.Error()
+				return
+			}
+			if time.Now().After(f.deadline) {
+				f.result.broke = "the time was over"
+				return
+			}
+		case <-f.source.Process().Exited():
+			f.result.broke = "the suite has ended the source"
+			return
+		case <-ctx.Done():
+			f.result.broke = "interrupted"
+			return
+		}
+	}
+}
+
+// await waits until control and target have all that the source has written. False means that the file cannot go on, and that the result says why.
+func (f *fileRun) await(ctx context.Context) bool {
+	offset, err := offsetOf(f.source)
+	if err != nil {
+		f.result.broke = "the source: " + err.Error()
+		return false
+	}
+	var control, target int64
+	for end := time.Now().Add(patience); ; {
+		if err := f.ferry.tend(); err != nil {
+			f.result.stopped = err.Error()
+			return false
+		}
+		control, _ = offsetOf(f.control)
+		target = f.checkpoint().Offset
+		switch {
+		case control >= offset && target >= offset && f.checkpoint().Phase == checkpoint.PhaseStream:
+			return true
+		case ctx.Err() != nil:
+			f.result.broke = "interrupted"
+			return false
+		case time.Now().After(end) && target < offset && control >= offset:
+			f.result.stopped = fmt.Sprintf("redferry is at offset %d after %v, the source was at %d", target, patience, offset)
+			return false
+		case time.Now().After(end):
+			f.result.broke = fmt.Sprintf("the control is at offset %d after %v, the source was at %d", control, patience, offset)
+			return false
+		}
+		pause(ctx, 2*time.Millisecond)
+	}
+}
+
+// compare waits and compares after a test. What differs again after a further wait is told, once. False is as for await.
+func (f *fileRun) compare(ctx context.Context, test string) bool {
+	var differences, gaps []redistest.Difference
+	var err error
+	for round := range rounds {
+		if round > 0 {
+			pause(ctx, 200*time.Millisecond)
+		}
+		if !f.await(ctx) {
+			return false
+		}
+		if differences, err = compareServers(f.source, f.target); err == nil && len(differences) == 0 {
+			f.result.compared++
+			return true
+		}
+	}
+	if err == nil {
+		gaps, err = compareServers(f.source, f.control)
+	}
+	if err != nil { // a test that leaves the source so that nobody may read it, or the like
+		f.result.uncompared = append(f.result.uncompared, fmt.Sprintf("%s: %v", test, err))
+		return true
+	}
+	f.result.compared++
+	for _, d := range differences {
+		if place := fmt.Sprint(d.DB, d.Key); !f.known[place] {
+			f.known[place] = true
+			f.result.note(finding{test: test, Difference: d, own: has(gaps, d)}, f.out)
+		}
+	}
+	return true
+}
+
+// has tells whether one of the differences is about the same key.
+func has(all []redistest.Difference, d redistest.Difference) bool {
+	for _, other := range all {
+		if other.DB == d.DB && other.Key == d.Key {
+			return true
+		}
+	}
+	return false
+}
+
+// compareServers is redistest.Compare with its errors as such.
+func compareServers(want, got *redistest.Server) (found []redistest.Difference, err error) {
+	err = redistest.Outside("suites", io.Discard, func(t redistest.TB) {
+		found = redistest.Compare(t, want, got, redistest.CompareOptions{})
+	})
+	return found, err
+}
+
+// offsetOf is Server.Offset with its error as such.
+func offsetOf(s *redistest.Server) (offset int64, err error) {
+	err = redistest.Outside("suites", io.Discard, func(t redistest.TB) {
+		if text := s.Info(t, "replication")["slave_repl_offset"]; text != "" { // a replica's master_repl_offset is the same, or not yet
+			offset, err = strconv.ParseInt(text, 10, 64)
+			return
+		}
+		offset = s.Offset(t)
+	})
+	return offset, err
+}
+
+// checkpoint is what the target knows; the zero Record when it says nothing.
+func (f *fileRun) checkpoint() (rec checkpoint.Record) {
+	replies, err := f.target.Pipeline([]string{"HGETALL", checkpoint.Key(migration)})
+	if err != nil {
+		return rec
+	}
+	fields, err := replies[0].AsStrMap()
+	if err != nil {
+		return rec
+	}
+	rec, _, _ = checkpoint.Parse(fields)
+	return rec
+}
+
+// asked are the commands that the program itself sends to a control, or that go over a link anyway. A stream has few of them.
+var asked = []string{
+	"info", "ping", "replconf", "select", "hello", "client", "command", "auth", "scan", "dump", "type", "pttl", "pexpiretime", "time", "get", "lrange",
+	"smembers", "zrange", "hgetall", "hpexpiretime", "xinfo", "function",
+}
+
+// commands is how many commands the control has carried out for the source.
+func (f *fileRun) commands() (sum int64) {
+	for name, stat := range f.control.Info(f.t, "commandstats") {
+		name, _, _ = strings.Cut(strings.TrimPrefix(name, "cmdstat_"), "|")
+		var calls int64
+		if _, err := fmt.Sscanf(stat, "calls=%d", &calls); err == nil && !slices.Contains(asked, name) {
+			sum += calls
+		}
+	}
+	return sum
+}
+
+// account adds what redferry itself has counted.
+func (f *fileRun) account(rejected string) {
+	rec := f.checkpoint()
+	f.result.divergence, f.result.diverged = rec.Divergence, rec.Diverged
+	if rec.Rejected == 0 {
+		return
+	}
+	text, err := os.ReadFile(rejected)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		f.t.Fatalf("read the refused writes: %v", err)
+	}
+	f.result.rejected, f.result.refused = rec.Rejected, refusals(text)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
