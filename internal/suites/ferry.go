@@ -54,17 +54,21 @@ func (f *ferry) tend() error {
 	select {
 	case <-f.process.Exited():
 		code, _ := f.process.ExitCode(0)
-		f.logs.Write(f.log.Bytes())
 		return fmt.Errorf("redferry ended with exit code %d: %s", code, lastWords(f.log.String()))
 	default:
 	}
 	if f.mean > 0 && time.Now().After(f.dies) {
-		f.process.Kill()
-		f.logs.Write(f.log.Bytes())
+		f.end()
 		f.kills++
 		f.start()
 	}
 	return nil
+}
+
+// end kills redferry, and keeps what it has logged.
+func (f *ferry) end() {
+	f.process.Kill()
+	f.logs.Write(f.log.Bytes())
 }
 
 // lastWords are the last lines of a log, in one.

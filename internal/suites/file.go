@@ -43,6 +43,23 @@ type fileRun struct {
 
 // run runs the file and fills in the result.
 func (f *fileRun) run(ctx context.Context, t redistest.TB) {
+	dir := f.start(t)
+	defer f.ferry.end()
+	if !f.await(ctx) {
+		return
+	}
+	began, before := f.source.Offset(t), f.commands()
+	f.follow(ctx, runSuite(t, f.suite, f.result.file, f.source))
+	f.result.kills = f.ferry.kills
+	f.result.commands = f.commands() - before
+	if offset, err := offsetOf(f.source); err == nil {
+		f.result.bytes = offset - began
+	}
+	f.account(filepath.Join(dir, migration, "rejected.resp"))
+}
+
+// start starts the servers and redferry, whose folder it gives.
+func (f *fileRun) start(t redistest.TB) (dir string) {
 	f.t, f.known = t, map[string]bool{}
 	// The backlog outlasts redferry's absences, whatever a test writes.
 	config := []string{"repl-backlog-size 256mb"}
@@ -52,20 +69,9 @@ func (f *fileRun) run(ctx context.Context, t redistest.TB) {
 	f.source = redistest.Start(t, f.build, redistest.Config(config...))
 	f.control = redistest.Start(t, f.build, redistest.ReplicaOf(f.source))
 	f.target = redistest.Start(t, f.plan.target)
-	dir := t.TempDir()
+	dir = t.TempDir()
 	f.ferry = startFerry(t, f.options, f.random, dir, f.source, f.target)
-	if !f.await(ctx) {
-		return
-	}
-	began := f.source.Offset(t)
-	before := f.commands()
-	f.follow(ctx, runSuite(t, f.suite, f.result.file, f.source))
-	f.result.kills = f.ferry.kills
-	f.result.commands = f.commands() - before
-	if offset, err := offsetOf(f.source); err == nil {
-		f.result.bytes = offset - began
-	}
-	f.account(filepath.Join(dir, migration, "rejected.resp"))
+	return dir
 }
 
 // follow compares after each test, until the suite has ended or something else has.
@@ -106,6 +112,10 @@ func (f *fileRun) follow(ctx context.Context, s *running) {
 // await waits until control and target have all that the source has written. False means that the file cannot go on, and that the result says why.
 func (f *fileRun) await(ctx context.Context) bool {
 	offset, err := offsetOf(f.source)
+	for tries := 0; err != nil && tries < 20; tries++ { // tests close connections
+		pause(ctx, 100*time.Millisecond)
+		offset, err = offsetOf(f.source)
+	}
 	if err != nil {
 		f.result.broke = "the source: " + err.Error()
 		return false
@@ -137,7 +147,7 @@ func (f *fileRun) await(ctx context.Context) bool {
 
 // compare waits and compares after a test. What differs again after a further wait is told, once. False is as for await.
 func (f *fileRun) compare(ctx context.Context, test string) bool {
-	var differences, gaps []redistest.Difference
+	var differences []redistest.Difference
 	var err error
 	for round := range rounds {
 		if round > 0 {
@@ -151,8 +161,12 @@ func (f *fileRun) compare(ctx context.Context, test string) bool {
 			return true
 		}
 	}
+	var gaps, others []redistest.Difference
 	if err == nil {
 		gaps, err = compareServers(f.source, f.control)
+	}
+	if err == nil && len(gaps) > 0 {
+		others, err = compareServers(f.control, f.target)
 	}
 	if err != nil { // a test that leaves the source so that nobody may read it, or the like
 		f.result.uncompared = append(f.result.uncompared, fmt.Sprintf("%s: %v", test, err))
@@ -162,7 +176,7 @@ func (f *fileRun) compare(ctx context.Context, test string) bool {
 	for _, d := range differences {
 		if place := fmt.Sprint(d.DB, d.Key); !f.known[place] {
 			f.known[place] = true
-			f.result.note(finding{test: test, Difference: d, own: has(gaps, d)}, f.out)
+			f.result.note(finding{test: test, Difference: d, own: has(gaps, d) && !has(others, d)}, f.out)
 		}
 	}
 	return true
@@ -228,6 +242,16 @@ func (f *fileRun) commands() (sum int64) {
 		}
 	}
 	return sum
+}
+
+// tell says more of the file, once its servers are gone.
+func (f *fileRun) tell() {
+	for _, test := range f.result.failures {
+		fmt.Fprintf(f.out, "    failed: %s\n", test)
+	}
+	for line := range strings.Lines(f.ferry.logs.String()) {
+		fmt.Fprintf(f.out, "    redferry: %s", line)
+	}
 }
 
 // account adds what redferry itself has counted.

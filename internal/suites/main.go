@@ -35,7 +35,7 @@ type options struct {
 	Target   string        `env:"TARGET" help:"The build of the target. Default: the source's own."`
 	Files    []string      `env:"FILES" help:"Only these files, as unit/type/string, in this order."`
 	Kill     time.Duration `default:"2s" env:"KILL" help:"How long redferry lives on average before it is killed; 0 for ever."`
-	Verbose  bool          `env:"VERBOSE" help:"Say of each test of the suites that failed, and what redferry logged."`
+	Verbose  bool          `env:"VERBOSE" help:"Name the tests that failed in the suite, and show what redferry logged."`
 	Redferry string        `default:"bin/redferry" help:"The redferry to test."`
 }
 
@@ -124,6 +124,9 @@ func (p *plan) run(ctx context.Context, o options, deadline time.Time, out io.Wr
 			f := &fileRun{plan: p, options: o, result: &r, out: out, deadline: deadline.Add(grace)}
 			r.fault = redistest.Outside("redferry-suites", io.Discard, func(t redistest.TB) { f.run(ctx, t) })
 			fmt.Fprintf(out, "  %v\n", r.line())
+			if o.Verbose {
+				f.tell()
+			}
 		}
 		results = append(results, r)
 	}

@@ -42,14 +42,14 @@ type result struct {
 type finding struct {
 	redistest.Difference
 	test string
-	own  bool // the control differs, too
+	own  bool // the server's own gap: the control is as the target
 }
 
 func (f finding) String() string {
 	if f.own {
-		return fmt.Sprintf("after %q: %v (the control differs, too)", f.test, f.Difference)
+		return fmt.Sprintf("after %q: %.400v (and so is the control)", f.test, f.Difference.String())
 	}
-	return fmt.Sprintf("after %q: %v", f.test, f.Difference)
+	return fmt.Sprintf("after %q: %.400v", f.test, f.Difference.String())
 }
 
 // note keeps a finding, and tells it.
@@ -116,7 +116,7 @@ func (r *result) verdictText() string {
 	switch {
 	case r.skipped != "":
 		return "skipped: " + r.skipped
-	case r.wrong() == "" && r.compared == 0 && r.ok+len(r.failures) == 0 && r.broke == "" && r.fault == nil:
+	case r.wrong()+r.broke+r.exception == "" && r.ok+len(r.failures) == 0 && r.fault == nil:
 		return "skipped: the suite leaves it out with an external server"
 	case r.wrong() != "":
 		return strings.TrimSuffix("DIFFERS: "+r.wrong()+"; "+r.remarks(), "; ")
