@@ -23,6 +23,8 @@ const (
 	patience = time.Minute
 	// migration is the name that redferry gives one that has no other.
 	migration = "default"
+	// stall is how long a test may take: some wait for ever, when they find another client than their own.
+	stall = 2 * time.Minute
 	// rounds is how often both sides are compared before a difference counts: a client of the suite may still be writing.
 	rounds = 3
 )
@@ -78,6 +80,7 @@ func (f *fileRun) start(t redistest.TB) (dir string) {
 func (f *fileRun) follow(ctx context.Context, s *running) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	last := time.Now()
 	for {
 		select {
 		case test := <-s.tests:
@@ -86,6 +89,7 @@ func (f *fileRun) follow(ctx context.Context, s *running) {
 			if !ok {
 				return
 			}
+			last = time.Now()
 		case <-s.process.Exited():
 			f.result.outcome = s.said()
 			f.compare(ctx, "the end of the file")
@@ -97,6 +101,10 @@ func (f *fileRun) follow(ctx context.Context, s *running) {
 			}
 			if time.Now().After(f.deadline) {
 				f.result.broke = "the time was over"
+				return
+			}
+			if time.Since(last) > stall {
+				f.result.broke = fmt.Sprintf("no test has ended for %v", stall)
 				return
 			}
 		case <-f.source.Process().Exited():

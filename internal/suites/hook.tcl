@@ -1,16 +1,31 @@
 
-# Appended to the suite's own tests/support/test.tcl, in a copy of it. After each test the suite waits here until both sides were compared.
+# Appended to the suite's own tests/support/util.tcl, in a copy of it. After each test the suite waits here until both sides were compared.
 rename test suite_test
 proc test {name code args} {
-    # In external mode a second start_server is the same server again: as its own replica it would be of no use to anybody.
+    # In external mode the other server is the same one: it would be its own replica.
     if {[regexp {\y(slaveof|replicaof|shutdown|restart_server|kill_server)\y} $code]} {
         send_data_packet $::test_server_fd skip "$name: it wants servers of its own"
         return
     }
-    set status [catch {uplevel 1 [list suite_test $name $code {*}$args]} result options]
+    set status [catch {uplevel 1 [list suite_test $name $code {*}$args]} result choices]
     await_comparison $name
-    dict incr options -level
-    return -options $options $result
+    dict incr choices -level
+    return -options $choices $result
+}
+
+# A second server would be the same one again.
+rename start_server suite_start_server
+set ::nested 0
+proc start_server {options {code undefined}} {
+    if {$::nested} {
+        send_data_packet $::test_server_fd skip "a second server: $options"
+        return
+    }
+    set ::nested 1
+    set status [catch {uplevel 1 [list suite_start_server $options $code]} result choices]
+    set ::nested 0
+    dict incr choices -level
+    return -options $choices $result
 }
 
 proc await_comparison {name} {
@@ -21,6 +36,14 @@ proc await_comparison {name} {
     puts $::comparing [string map {\n " "} $name]
     flush $::comparing
     if {[gets $::comparing] ne "go"} { exit 1 }
+}
+
+# The suite's own tries a few ports that several suites at the same time would fight for.
+proc find_available_port {start count} {
+    set listener [socket -server {} -myaddr 127.0.0.1 0]
+    set port [lindex [fconfigure $listener -sockname] 2]
+    close $listener
+    return $port
 }
 
 # Files whose tests could run against any server that allows DEBUG, but are marked external:skip.

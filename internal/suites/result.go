@@ -117,6 +117,9 @@ func (r *result) verdictText() string {
 	case r.skipped != "":
 		return "skipped: " + r.skipped
 	case r.wrong()+r.broke+r.exception == "" && r.ok+len(r.failures) == 0 && r.fault == nil:
+		if r.outcome.skipped == 0 {
+			return fmt.Sprintf("skipped: the suite has run no test; its last words were %.200q", r.last)
+		}
 		return "skipped: the suite leaves it out with an external server"
 	case r.wrong() != "":
 		return strings.TrimSuffix("DIFFERS: "+r.wrong()+"; "+r.remarks(), "; ")

@@ -71,6 +71,8 @@ func leftOut(file string) string {
 		return "it needs a server of its own"
 	case "unit/cluster", "unit/cluster-scripting":
 		return "it needs a cluster"
+	case "unit/obuf-limits":
+		return "it takes another client for its own"
 	case "unit/violations":
 		return "it needs some ten GB of memory"
 	}
@@ -96,7 +98,7 @@ func (s suite) copyTo(dir string, b redistest.Build) error {
 			return err
 		}
 	}
-	f, err := os.OpenFile(filepath.Join(tests, "support", "test.tcl"), os.O_APPEND|os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join(tests, "support", "util.tcl"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("hook the suite: %w", err)
 	}
@@ -112,27 +114,32 @@ type outcome struct {
 	ok, skipped int
 	failures    []string // the tests that failed
 	exception   string   // that ended the file
+	last        string   // that it said
 }
 
 var said = regexp.MustCompile(`^\[(ok|err|skip|ignore|exception|timeout)\]: (.*)`)
 
-// parse reads a suite's output. What follows a line of its own belongs to it.
+// parse reads a suite's output.
 func parse(output string) (o outcome) {
+	failing := false
 	for line := range strings.Lines(output) {
-		m := said.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
-		if m == nil {
-			continue
-		}
-		switch m[1] {
-		case "ok":
+		line = strings.TrimSpace(line)
+		o.last = cmp.Or(line, o.last)
+		m := said.FindStringSubmatch(line)
+		switch {
+		case m == nil && failing: // what was expected
+			o.failures[len(o.failures)-1] += ": " + line
+		case m == nil:
+		case m[1] == "ok":
 			o.ok++
-		case "skip", "ignore":
+		case m[1] == "skip", m[1] == "ignore":
 			o.skipped++
-		case "err":
+		case m[1] == "err":
 			o.failures = append(o.failures, m[2])
 		default:
 			o.exception = cmp.Or(o.exception, m[1]+": "+m[2])
 		}
+		failing = m != nil && m[1] == "err"
 	}
 	return o
 }

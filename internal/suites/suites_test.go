@@ -26,15 +26,21 @@ func TestParse(t *testing.T) {
 		output string
 		want   outcome
 	}{
-		"nothing":  {"", outcome{}},
-		"6.0":      {"Testing unit/sort\n[ok]: SORT DESC\n[ignore]: Tag: slow\n[1/1 done]: unit/sort (0 seconds)\n", outcome{ok: 1, skipped: 1}},
-		"7.0":      {"[ready]: 12\n[testing]: a\n[ok]: a (3 ms)\n[skip]: b\n[ok]: c [d] (0 ms)\n", outcome{ok: 2, skipped: 1}},
-		"failures": {"[err]: a in tests/unit/sort.tcl\nExpected '1' to be equal to '2'\n[ok]: b\n", outcome{ok: 1, failures: []string{"a in tests/unit/sort.tcl"}}},
+		"nothing": {"", outcome{}},
+		"6.0": {
+			"Testing unit/sort\n[ok]: SORT DESC\n[ignore]: Tag: slow\n[1/1 done]: unit/sort (0 seconds)\n\n",
+			outcome{ok: 1, skipped: 1, last: "[1/1 done]: unit/sort (0 seconds)"},
+		},
+		"7.0": {"[ready]: 12\n[testing]: a\n[ok]: a (3 ms)\n[skip]: b\n[ok]: c [d] (0 ms)\n", outcome{ok: 2, skipped: 1, last: "[ok]: c [d] (0 ms)"}},
+		"failures": {
+			"[err]: a in tests/unit/sort.tcl\nExpected '1' to be equal to '2'\nmore\n[ok]: b\n",
+			outcome{ok: 1, failures: []string{"a in tests/unit/sort.tcl: Expected '1' to be equal to '2'"}, last: "[ok]: b"},
+		},
 		"an end": {
 			"[ok]: a\n[exception]: Executing test client: ERR no\nERR no\n    while executing\n[exception]: more\n",
-			outcome{ok: 1, exception: "exception: Executing test client: ERR no"},
+			outcome{ok: 1, exception: "exception: Executing test client: ERR no", last: "[exception]: more"},
 		},
-		"what a test prints is no outcome": {"say [ok]: a\nok: b\n", outcome{}},
+		"what a test prints is no outcome": {"say [ok]: a\nok: b\n", outcome{last: "ok: b"}},
 	} {
 		if got := parse(c.output); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, c.want)
@@ -96,7 +102,8 @@ func TestVerdict(t *testing.T) {
 		"a stop":          {result{compared: 1, stopped: "redferry ended with exit code 4: no"}, 1, "DIFFERS: redferry ended with exit code 4: no"},
 		"a refusal":       {result{compared: 1, rejected: 2, refused: map[string]int{"SET (ERR)": 2}}, 1, "DIFFERS: 2 refused: SET (ERR) ×2"},
 		"nothing ran":     {result{skipped: "the time was over"}, 1, "skipped: the time was over"},
-		"nothing to do":   {result{compared: 1}, 0, "skipped: the suite leaves it out with an external server"},
+		"nothing to do":   {result{compared: 1, outcome: outcome{skipped: 1}}, 0, "skipped: the suite leaves it out with an external server"},
+		"no test":         {result{compared: 1, outcome: outcome{last: "no"}}, 0, `skipped: the suite has run no test; its last words were "no"`},
 		"ended":           {result{compared: 1, broke: "the suite has ended the source"}, 0, "equal; ended early: the suite has ended the source"},
 		"the fence broke": {result{compared: 1, diverged: 1}, 1, "DIFFERS: 1 transactions in spite of the fence"},
 	} {
@@ -112,6 +119,7 @@ func TestVerdict(t *testing.T) {
 // tiny is a suite of two procs, as far as the hook sees.
 const tiny = `
 set ::host 127.0.0.1
+proc start_server {options {code undefined}} { uplevel 1 $code }
 proc send_data_packet {fd status data} { puts "\[$status\]: $data" }
 set ::test_server_fd stdout
 proc test {name code {okpattern undefined} {tags {}}} {
@@ -129,15 +137,16 @@ func TestHook(t *testing.T) {
 		t.Skip("no tclsh here")
 	}
 	s := suite{t.TempDir()}
-	write(t, filepath.Join(s.dir, "tests/support/test.tcl"), tiny)
+	write(t, filepath.Join(s.dir, "tests/support/util.tcl"), tiny)
 	write(t, filepath.Join(s.dir, "tests/test_helper.tcl"), `
-source tests/support/test.tcl
+source tests/support/util.tcl
 proc body {} {
     set n 1
     test "first" { incr n } {*} {tag}
     test "second $n" { error "assertion: no" }
     test "third" { r replicaof 127.0.0.1 1 }
-    test "fourth" { error "ERR unknown" }
+    start_server {tags {a}} { incr n; start_server {tags {b}} { test "nested" {} } }
+    test "$n" { error "ERR unknown" }
 }
 if {[catch body error]} { puts "\[exception\]: $error" }
 `)
@@ -162,10 +171,10 @@ if {[catch body error]} { puts "\[exception\]: $error" }
 		}
 		break
 	}
-	if want := []string{"first", "second 2", "fourth"}; !slices.Equal(names, want) {
+	if want := []string{"first", "second 2", "3"}; !slices.Equal(names, want) {
 		t.Errorf("it waited after %q, want %q", names, want)
 	}
-	if got, want := r.said(), (outcome{ok: 1, skipped: 1, failures: []string{"second 2"}, exception: "exception: ERR unknown"}); !reflect.DeepEqual(got, want) {
+	if got, want := r.said(), (outcome{ok: 1, skipped: 2, failures: []string{"second 2"}, exception: "exception: ERR unknown", last: "[exception]: ERR unknown"}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v; it said\n%s", got, want, r.output)
 	}
 }
