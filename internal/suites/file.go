@@ -40,7 +40,7 @@ type fileRun struct {
 	t                       redistest.TB
 	source, control, target *redistest.Server
 	ferry                   *ferry
-	known                   map[string]bool // differences that were told
+	known                   map[finding]bool // by the last comparison, whatever the test
 }
 
 // run runs the file and fills in the result.
@@ -62,7 +62,7 @@ func (f *fileRun) run(ctx context.Context, t redistest.TB) {
 
 // start starts the servers and redferry, whose folder it gives.
 func (f *fileRun) start(t redistest.TB) (dir string) {
-	f.t, f.known = t, map[string]bool{}
+	f.t = t
 	// The backlog outlasts redferry's absences, whatever a test writes.
 	config := []string{"repl-backlog-size 256mb"}
 	if f.build.Has70() {
@@ -153,7 +153,7 @@ func (f *fileRun) await(ctx context.Context) bool {
 	}
 }
 
-// compare waits and compares after a test. What differs again after a further wait is told, once. False is as for await.
+// compare waits and compares after a test. What differs again after a further wait is told, unless it did so after the test before. False is as for await.
 func (f *fileRun) compare(ctx context.Context, test string) bool {
 	var differences []redistest.Difference
 	var err error
@@ -166,6 +166,7 @@ func (f *fileRun) compare(ctx context.Context, test string) bool {
 		}
 		if differences, err = compareServers(f.source, f.target); err == nil && len(differences) == 0 {
 			f.result.compared++
+			f.known = nil
 			return true
 		}
 	}
@@ -181,29 +182,38 @@ func (f *fileRun) compare(ctx context.Context, test string) bool {
 		return true
 	}
 	f.result.compared++
+	alike, apart, known := placesOf(gaps), placesOf(others), f.known
+	f.known = map[finding]bool{}
 	for _, d := range differences {
-		if place := fmt.Sprint(d.DB, d.Key); !f.known[place] {
-			f.known[place] = true
-			f.result.note(finding{test: test, Difference: d, own: has(gaps, d) && !has(others, d)}, f.out)
+		at := finding{Difference: d, own: alike[placeOf(d)] && !apart[placeOf(d)]}
+		if f.known[at] = true; !known[at] {
+			at.test = test
+			f.result.note(at, f.out)
 		}
 	}
 	return true
 }
 
-// has tells whether one of the differences is about the same key.
-func has(all []redistest.Difference, d redistest.Difference) bool {
-	for _, other := range all {
-		if other.DB == d.DB && other.Key == d.Key {
-			return true
-		}
-	}
-	return false
+// place is the key, or the function library, that a difference is about.
+type place struct {
+	db   int
+	name string
 }
 
-// compareServers is redistest.Compare with its errors as such.
+func placeOf(d redistest.Difference) place { return place{d.DB, d.Key} }
+
+func placesOf(all []redistest.Difference) map[place]bool {
+	places := map[place]bool{}
+	for _, d := range all {
+		places[placeOf(d)] = true
+	}
+	return places
+}
+
+// compareServers is redistest.Compare with its errors as such. It gives all differences, for the control's are looked for among the target's.
 func compareServers(want, got *redistest.Server) (found []redistest.Difference, err error) {
 	err = redistest.Outside("suites", io.Discard, func(t redistest.TB) {
-		found = redistest.Compare(t, want, got, redistest.CompareOptions{})
+		found = redistest.Compare(t, want, got, redistest.CompareOptions{Max: 1_000_000})
 	})
 	return found, err
 }

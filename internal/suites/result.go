@@ -26,7 +26,8 @@ type result struct {
 	bytes      int64 // of the stream
 	kills      int
 	findings   []finding
-	uncompared []string // tests after which nothing could be compared, with why
+	told       map[string]int // findings by test
+	uncompared []string       // tests after which nothing could be compared, with why
 
 	divergence checkpoint.Divergence
 	diverged   int64
@@ -52,9 +53,15 @@ func (f finding) String() string {
 	return fmt.Sprintf("after %q: %.400v", f.test, f.Difference.String())
 }
 
-// note keeps a finding, and tells it.
+// note keeps a finding, and tells the first ones of each test.
 func (r *result) note(f finding, out io.Writer) {
 	r.findings = append(r.findings, f)
+	if r.told == nil {
+		r.told = map[string]int{}
+	}
+	if r.told[f.test]++; r.told[f.test] > 5 {
+		return
+	}
 	fmt.Fprintf(out, "    %s %s: %v\n", r.server, r.file, f)
 }
 

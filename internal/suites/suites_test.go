@@ -131,7 +131,7 @@ proc test {name code {okpattern undefined} {tags {}}} {
 }
 `
 
-// TestHook runs a suite that is small: it waits after each test, errors and variables are as without the hook, and a test that wants a replica does not run.
+// TestHook runs a suite that is small: it waits after each test, errors and variables are as without the hook, and a test that wants a replica or another server does not run.
 func TestHook(t *testing.T) {
 	if _, err := exec.LookPath("tclsh"); err != nil {
 		t.Skip("no tclsh here")
@@ -146,8 +146,10 @@ proc body {} {
     test "second $n" { error "assertion: no" }
     test "third" { r replicaof 127.0.0.1 1 }
     start_server {tags {a}} { incr n; start_server {tags {b}} { test "nested" {} } }
+    test "fourth" { if {[srv 0 pid] == 1 || [srv host] ne "here"} { error "assertion: another process" } }
     test "$n" { error "ERR unknown" }
 }
+proc srv {args} { return here }
 if {[catch body error]} { puts "\[exception\]: $error" }
 `)
 	r := runSuite(t, s, "unit/tiny", redistest.Start(t, redistest.Latest(t)))
@@ -171,10 +173,10 @@ if {[catch body error]} { puts "\[exception\]: $error" }
 		}
 		break
 	}
-	if want := []string{"first", "second 2", "3"}; !slices.Equal(names, want) {
+	if want := []string{"first", "second 2", "fourth", "3"}; !slices.Equal(names, want) {
 		t.Errorf("it waited after %q, want %q", names, want)
 	}
-	if got, want := r.said(), (outcome{ok: 1, skipped: 2, failures: []string{"second 2"}, exception: "exception: ERR unknown", last: "[exception]: ERR unknown"}); !reflect.DeepEqual(got, want) {
+	if got, want := r.said(), (outcome{ok: 2, skipped: 2, failures: []string{"second 2"}, exception: "exception: ERR unknown", last: "[exception]: ERR unknown"}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v; it said\n%s", got, want, r.output)
 	}
 }

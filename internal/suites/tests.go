@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,7 +57,7 @@ func runSuite(t redistest.TB, s suite, file string, server *redistest.Server) *r
 	// With --durable a test that fails in an unexpected way does not end its file.
 	cmd := exec.Command("tclsh", "tests/test_helper.tcl", "--host", "127.0.0.1", "--port", strconv.Itoa(server.Port()), "--single", file, "--durable")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "TERM=dumb", "SUITES_PORT="+port)
+	cmd.Env = append(os.Environ(), "TERM=dumb", "SUITES_PORT="+port, "SUITES_PID="+strconv.Itoa(server.Pid()), "SUITES_LOG="+filepath.Join(server.Dir, "server.log"))
 	if marked(file) {
 		cmd.Env = append(cmd.Env, "SUITES_UNSKIP=1")
 	}
