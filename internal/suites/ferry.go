@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"redferry/internal/redistest"
@@ -36,9 +37,9 @@ func startFerry(t redistest.TB, o options, random *rand.Rand, dir string, source
 	return f
 }
 
-func (f *ferry) start() {
+func (f *ferry) start(more ...string) {
 	f.log = &bytes.Buffer{}
-	cmd := exec.Command(f.binary, f.args...)
+	cmd := exec.Command(f.binary, append(f.args, more...)...)
 	cmd.Stdout, cmd.Stderr = f.log, f.log
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "REDFERRY_") { // what somebody has set for another redferry
@@ -69,6 +70,20 @@ func (f *ferry) tend() error {
 func (f *ferry) end() {
 	f.process.Kill()
 	f.logs.Write(f.log.Bytes())
+}
+
+// finish stops redferry and has it run for a last time, until the target has all, and is settled.
+func (f *ferry) finish() error {
+	f.process.Signal(syscall.SIGTERM)
+	if _, err := f.process.ExitCode(patience); err != nil {
+		return err
+	}
+	f.end()
+	f.start("--stop-at", "caught-up")
+	if code, err := f.process.ExitCode(2 * patience); err != nil || code != 0 {
+		return fmt.Errorf("redferry ended with exit code %d at the end (%v): %s", code, err, lastWords(f.log.String()))
+	}
+	return nil
 }
 
 // lastWords are the last lines of a log, in one.

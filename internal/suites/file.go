@@ -92,7 +92,9 @@ func (f *fileRun) follow(ctx context.Context, s *running) {
 			last = time.Now()
 		case <-s.process.Exited():
 			f.result.outcome = s.said()
-			f.compare(ctx, "the end of the file")
+			if f.compare(ctx, "the end of the file") {
+				f.settle()
+			}
 			return
 		case <-tick.C:
 			if err := f.ferry.tend(); err != nil {
@@ -153,9 +155,9 @@ func (f *fileRun) await(ctx context.Context) bool {
 	}
 }
 
-// compare waits and compares after a test. What differs again after a further wait is told, unless it did so after the test before. False is as for await.
+// compare waits and compares after a test. What differs again after a further wait is told. False is as for await.
 func (f *fileRun) compare(ctx context.Context, test string) bool {
-	var differences []redistest.Difference
+	var found []redistest.Difference
 	var err error
 	for round := range rounds {
 		if round > 0 {
@@ -164,34 +166,47 @@ func (f *fileRun) compare(ctx context.Context, test string) bool {
 		if !f.await(ctx) {
 			return false
 		}
-		if differences, err = compareServers(f.source, f.target); err == nil && len(differences) == 0 {
-			f.result.compared++
-			f.known = nil
-			return true
+		if found, err = compareServers(f.source, f.target, false); err == nil && len(found) == 0 {
+			break
 		}
 	}
+	f.judge(test, found, err)
+	return true
+}
+
+// settle has redferry end by itself, for which it gives the target the source's expiry times, and compares once more.
+func (f *fileRun) settle() {
+	if err := f.ferry.finish(); err != nil {
+		f.result.stopped = err.Error()
+		return
+	}
+	found, err := compareServers(f.source, f.target, true)
+	f.judge("the end of redferry", found, err)
+}
+
+// judge tells what was found different by a comparison, unless it was the same at the one before. What the control has as the target is the server's own gap.
+func (f *fileRun) judge(test string, found []redistest.Difference, err error) {
 	var gaps, others []redistest.Difference
-	if err == nil {
-		gaps, err = compareServers(f.source, f.control)
+	if err == nil && len(found) > 0 {
+		gaps, err = compareServers(f.source, f.control, false)
 	}
 	if err == nil && len(gaps) > 0 {
-		others, err = compareServers(f.control, f.target)
+		others, err = compareServers(f.control, f.target, false)
 	}
 	if err != nil { // a test that leaves the source so that nobody may read it, or the like
 		f.result.uncompared = append(f.result.uncompared, fmt.Sprintf("%s: %v", test, err))
-		return true
+		return
 	}
 	f.result.compared++
 	alike, apart, known := placesOf(gaps), placesOf(others), f.known
 	f.known = map[finding]bool{}
-	for _, d := range differences {
+	for _, d := range found {
 		at := finding{Difference: d, own: alike[placeOf(d)] && !apart[placeOf(d)]}
 		if f.known[at] = true; !known[at] {
 			at.test = test
 			f.result.note(at, f.out)
 		}
 	}
-	return true
 }
 
 // place is the key, or the function library, that a difference is about.
@@ -211,9 +226,9 @@ func placesOf(all []redistest.Difference) map[place]bool {
 }
 
 // compareServers is redistest.Compare with its errors as such. It gives all differences, for the control's are looked for among the target's.
-func compareServers(want, got *redistest.Server) (found []redistest.Difference, err error) {
+func compareServers(want, got *redistest.Server, settled bool) (found []redistest.Difference, err error) {
 	err = redistest.Outside("suites", io.Discard, func(t redistest.TB) {
-		found = redistest.Compare(t, want, got, redistest.CompareOptions{Max: 1_000_000})
+		found = redistest.Compare(t, want, got, redistest.CompareOptions{Settled: settled, Max: 1_000_000})
 	})
 	return found, err
 }
