@@ -227,11 +227,13 @@ func TestCompare(t *testing.T) {
 	if !strings.Contains(said.String(), `db 9 key "b": extra (and so is the control)`) {
 		t.Errorf("it said %s", said.String())
 	}
-	f.ferry.process.Signal(os.Interrupt)
-	if _, err := f.ferry.process.ExitCode(patience); err != nil {
-		t.Fatal(err)
+	f.source.DB(9).Do(t, "SET", "d", "1", "EX", "100")
+	step("an expiry")
+	f.settle()
+	if ttl := f.target.DB(9).DoInt(t, "TTL", "d"); ttl < 1 || ttl > 100 || f.result.stopped != "" || len(f.result.findings) != 3 {
+		t.Errorf("settled, the target has a TTL of %d s: %+v", ttl, *f.result)
 	}
-	if f.compare(context.Background(), "the end") || !strings.HasPrefix(f.result.stopped, "redferry ended with exit code") {
+	if f.compare(context.Background(), "the end") || !strings.HasPrefix(f.result.stopped, "redferry ended with exit code 0") {
 		t.Errorf("redferry has ended: %q", f.result.stopped)
 	}
 }
