@@ -25,6 +25,8 @@ const (
 	migration = "default"
 	// stall is how long a test may take: some wait for ever, when they find another client than their own.
 	stall = 2 * time.Minute
+	// ended is why a file ends with its source.
+	ended = "the suite has ended the source"
 	// rounds is how often both sides are compared before a difference counts: a client of the suite may still be writing.
 	rounds = 3
 )
@@ -69,11 +71,24 @@ func (f *fileRun) start(t redistest.TB) (dir string) {
 		config = append(config, "enable-protected-configs yes")
 	}
 	f.source = redistest.Start(t, f.build, redistest.Config(config...))
-	f.control = redistest.Start(t, f.build, redistest.ReplicaOf(f.source))
+	f.control = redistest.Start(t, controlFor(f.build, f.plan.target), redistest.ReplicaOf(f.source))
 	f.target = redistest.Start(t, f.plan.target)
 	dir = t.TempDir()
 	f.ferry = startFerry(t, f.options, f.random, dir, f.source, f.target)
 	return dir
+}
+
+// controlFor is the build of the control: the target's where that can be a replica of the source, for one version may do by the same command what another one does not.
+func controlFor(source, target redistest.Build) redistest.Build {
+	newer := func(other redistest.Build) bool {
+		var major, minor int
+		_, _ = fmt.Sscanf(other.Version, "%d.%d", &major, &minor)
+		return target.AtLeast(other.Server, major, minor)
+	}
+	if newer(source) || target.Server == "valkey" && source.Server == "redis" && !source.AtLeast("redis", 7, 4) {
+		return target
+	}
+	return source
 }
 
 // follow compares after each test, until the suite has ended or something else has.
@@ -110,7 +125,7 @@ func (f *fileRun) follow(ctx context.Context, s *running) {
 				return
 			}
 		case <-f.source.Process().Exited():
-			f.result.broke = "the suite has ended the source"
+			f.result.broke = ended
 			return
 		case <-ctx.Done():
 			f.result.broke = "interrupted"
@@ -125,6 +140,12 @@ func (f *fileRun) await(ctx context.Context) bool {
 	for tries := 0; err != nil && tries < 20; tries++ { // tests close connections
 		pause(ctx, 100*time.Millisecond)
 		offset, err = offsetOf(f.source)
+	}
+	select {
+	case <-f.source.Process().Exited():
+		f.result.broke = ended
+		return false
+	default:
 	}
 	if err != nil {
 		f.result.broke = "the source: " + err.Error()

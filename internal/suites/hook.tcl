@@ -2,8 +2,8 @@
 # Appended to the suite's own tests/support/util.tcl, in a copy of it. After each test the suite waits here until both sides were compared.
 rename test suite_test
 proc test {name code args} {
-    # In external mode the other server is the same one: it would be its own replica.
-    if {[regexp {\y(slaveof|replicaof|shutdown|restart_server|kill_server)\y} $code]} {
+    # In external mode the other server is the same one: it would be its own replica. And a script that has written and does not end can only be ended with its server.
+    if {[regexp {\y(slaveof|replicaof|shutdown|restart_server|kill_server)\y|redis.call\('set',KEYS\[1\],'y'\); while true} $code]} {
         send_data_packet $::test_server_fd skip "$name: it wants servers of its own"
         return
     }
@@ -27,19 +27,32 @@ proc know_the_process {} {
     }
 }
 
-# A second server would be the same one again.
+# A second server would be the same one again. Before 7.0 a suite does not give an external server the settings that a file wants.
 rename start_server suite_start_server
 set ::nested 0
+set ::before {}
 proc start_server {options {code undefined}} {
     if {$::nested} {
         send_data_packet $::test_server_fd skip "a second server: $options"
         return
     }
     set ::nested 1
+    if {[info procs run_external_server_test] eq {} && [dict exists $options overrides]} {
+        set code "[list override [dict get $options overrides]]\n$code"
+    }
     set status [catch {uplevel 1 [list suite_start_server $options $code]} result choices]
+    foreach {parameter value} $::before { catch {r config set $parameter $value} }
+    set ::before {}
     set ::nested 0
     dict incr choices -level
     return -options $choices $result
+}
+
+proc override {settings} {
+    foreach {parameter value} $settings {
+        lappend ::before $parameter [lindex [r config get $parameter] 1]
+        if {![catch {r config set $parameter $value}] && $parameter eq "appendonly"} { waitForBgrewriteaof r }
+    }
 }
 
 proc await_comparison {name} {

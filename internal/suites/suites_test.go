@@ -116,6 +116,28 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// TestControlFor tells whether the target's build can be a replica of the source's.
+func TestControlFor(t *testing.T) {
+	build := func(server, version string) redistest.Build {
+		return redistest.Build{Name: server + "-" + version, Server: server, Version: version}
+	}
+	redis6, redis8, valkey8, valkey9 := build("redis", "6.0.16"), build("redis", "8.0.2"), build("valkey", "8.1.1"), build("valkey", "9.1.2")
+	for _, c := range []struct{ source, target, want redistest.Build }{
+		{redis6, redis6, redis6},
+		{redis6, redis8, redis8},
+		{redis6, valkey8, valkey8},
+		{redis8, redis6, redis8},
+		{redis8, valkey9, redis8},
+		{valkey8, valkey9, valkey9},
+		{valkey9, valkey8, valkey9},
+		{valkey8, redis8, valkey8},
+	} {
+		if got := controlFor(c.source, c.target); got != c.want {
+			t.Errorf("from %s to %s: %s, want %s", c.source.Name, c.target.Name, got.Name, c.want.Name)
+		}
+	}
+}
+
 // tiny is a suite of two procs, as far as the hook sees.
 const tiny = `
 set ::host 127.0.0.1
