@@ -53,7 +53,13 @@ func (f *fileRun) run(ctx context.Context, t redistest.TB) {
 		return
 	}
 	began, before := f.source.Offset(t), f.commands()
-	f.follow(ctx, runSuite(t, f.suite, f.result.file, f.source))
+	s := runSuite(t, f.suite, f.result.file, f.source)
+	last := f.follow(ctx, s)
+	s.end()
+	f.result.outcome = s.said()
+	if f.result.broke != "" && last != "" {
+		f.result.broke += fmt.Sprintf(", after %q", last)
+	}
 	f.result.kills = f.ferry.kills
 	f.result.commands = f.commands() - before
 	if offset, err := offsetOf(f.source); err == nil {
@@ -91,45 +97,44 @@ func controlFor(source, target redistest.Build) redistest.Build {
 	return source
 }
 
-// follow compares after each test, until the suite has ended or something else has.
-func (f *fileRun) follow(ctx context.Context, s *running) {
+// follow compares after each test, until the suite has ended or something else has. It gives the last test.
+func (f *fileRun) follow(ctx context.Context, s *running) (test string) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	last := time.Now()
+	since := time.Now()
 	for {
 		select {
-		case test := <-s.tests:
-			ok := f.compare(ctx, test.name)
-			test.resume()
-			if !ok {
-				return
+		case ended := <-s.tests:
+			test = ended.name
+			if !f.compare(ctx, test) {
+				return test
 			}
-			last = time.Now()
+			ended.resume()
+			since = time.Now()
 		case <-s.process.Exited():
-			f.result.outcome = s.said()
 			if f.compare(ctx, "the end of the file") {
 				f.settle()
 			}
-			return
+			return test
 		case <-tick.C:
 			if err := f.ferry.tend(); err != nil {
 				f.result.stopped = err.Error()
-				return
+				return test
 			}
 			if time.Now().After(f.deadline) {
 				f.result.broke = "the time was over"
-				return
+				return test
 			}
-			if time.Since(last) > stall {
+			if time.Since(since) > stall {
 				f.result.broke = fmt.Sprintf("no test has ended for %v", stall)
-				return
+				return test
 			}
 		case <-f.source.Process().Exited():
 			f.result.broke = ended
-			return
+			return test
 		case <-ctx.Done():
 			f.result.broke = "interrupted"
-			return
+			return test
 		}
 	}
 }

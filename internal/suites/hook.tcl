@@ -2,8 +2,10 @@
 # Appended to the suite's own tests/support/util.tcl, in a copy of it. After each test the suite waits here until both sides were compared.
 rename test suite_test
 proc test {name code args} {
-    # In external mode the other server is the same one: it would be its own replica. And a script that has written and does not end can only be ended with its server.
-    if {[regexp {\y(slaveof|replicaof|shutdown|restart_server|kill_server)\y|redis.call\('set',KEYS\[1\],'y'\); while true} $code]} {
+    # In external mode the other server is the same one: it would be its own replica. A debugged script holds up its server,
+    # and one that has written and does not end can only be ended with it.
+    if {[regexp {\y(slaveof|replicaof|shutdown|restart_server|kill_server|script debug)\y} $code] ||
+        [regexp {redis.call\('set',KEYS\[1\],'y'\); while true} $code]} {
         send_data_packet $::test_server_fd skip "$name: it wants servers of its own"
         return
     }
@@ -73,11 +75,12 @@ proc find_available_port {start count} {
     return $port
 }
 
-# Files whose tests could run against any server that allows DEBUG, but are marked external:skip.
-if {[info exists ::env(SUITES_UNSKIP)]} {
+# Files that are marked external:skip, but could run against any server that is theirs alone and allows DEBUG.
+if {[info exists ::env(SUITES_UNSKIP)] && [info procs tags_acceptable] ne {}} {
     rename tags_acceptable suite_tags_acceptable
     proc tags_acceptable {tags err_return} {
         upvar 1 $err_return err
-        suite_tags_acceptable [lsearch -all -inline -not -exact $tags external:skip] err
+        if {[lsearch -exact $tags cluster] < 0} { set tags [lsearch -all -inline -not -exact $tags external:skip] }
+        suite_tags_acceptable $tags err
     }
 }
