@@ -104,12 +104,12 @@ func (f *fileRun) follow(ctx context.Context, s *running) (test string) {
 	since := time.Now()
 	for {
 		select {
-		case ended := <-s.tests:
-			test = ended.name
+		case waiting := <-s.tests:
+			test = waiting.name
 			if !f.compare(ctx, test) {
 				return test
 			}
-			ended.resume()
+			waiting.resume()
 			since = time.Now()
 		case <-s.process.Exited():
 			if f.compare(ctx, "the end of the file") {

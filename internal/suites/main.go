@@ -119,7 +119,7 @@ func (p *plan) run(ctx context.Context, o options, deadline time.Time, out io.Wr
 			results = append(results, result{server: p.build.Name, file: file, skipped: "the time was over"})
 			continue
 		}
-		r := result{server: p.build.Name, file: file, skipped: leftOut(file)}
+		r := result{server: p.build.Name, file: file, skipped: p.suite.leftOut(file)}
 		if r.skipped == "" {
 			f := &fileRun{plan: p, options: o, result: &r, out: out, deadline: deadline.Add(grace)}
 			r.fault = redistest.Outside("redferry-suites", io.Discard, func(t redistest.TB) { f.run(ctx, t) })
