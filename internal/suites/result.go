@@ -198,7 +198,7 @@ func refusals(text []byte) map[string]int {
 		switch name := strings.ToUpper(string(args[0])); {
 		case name == "SELECT" && why == "":
 		case name == "ECHO" && why == "" && len(args) == 2:
-			why = offset.ReplaceAllString(string(args[1]), "")
+			why, _, _ = strings.Cut(offset.ReplaceAllString(string(args[1]), ""), ", with args")
 		default:
 			kinds[fmt.Sprintf("%s (%.100s)", name, why)]++
 			why = ""
