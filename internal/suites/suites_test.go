@@ -82,7 +82,7 @@ func TestFindSuite(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	// The arguments that a server repeats would make each one a kind of its own.
-	one := "*2\r\n$6\r\nSELECT\r\n$1\r\n9\r\n*2\r\n$4\r\nECHO\r\n$67\r\nredferry: refused at 123456: ERR wrong, with args beginning with: 'a'\r\n*3\r\n$3\r\nset\r\n$1\r\na\r\n$1\r\nb\r\n"
+	one := "*2\r\n$6\r\nSELECT\r\n$1\r\n9\r\n*2\r\n$4\r\nECHO\r\n$69\r\nredferry: refused at 123456: ERR wrong, with args beginning with: 'a'\r\n*3\r\n$3\r\nset\r\n$1\r\na\r\n$1\r\nb\r\n"
 	want := map[string]int{"SET (ERR wrong)": 2}
 	if got := refusals([]byte(one + one + "*2\r\n$6\r\nSEL")); !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
