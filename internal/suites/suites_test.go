@@ -215,7 +215,7 @@ func TestCompare(t *testing.T) {
 	b := redistest.Latest(t)
 	var said strings.Builder
 	f := &fileRun{
-		plan: &plan{build: b, target: b, random: rand.New(rand.NewPCG(1, 1))}, options: options{Redferry: binary, Kill: 100 * time.Millisecond},
+		plan: &plan{build: b, target: b, random: rand.New(rand.NewPCG(1, 1))}, options: options{Redferry: binary, Kill: time.Second},
 		result: &result{server: b.Name, file: "unit/tiny"}, out: &said,
 	}
 	f.start(t)
