@@ -230,6 +230,12 @@ func TestCompare(t *testing.T) {
 	if len(f.result.findings) > 0 || f.result.compared != 1 {
 		t.Fatalf("equal servers: %+v", *f.result)
 	}
+	f.ferry.dies = time.Now()
+	f.source.DB(9).Do(t, "SET", "killed", "1")
+	step("killed")
+	if f.ferry.kills == 0 || len(f.result.findings) > 0 {
+		t.Fatalf("after a kill: %d kills, %+v", f.ferry.kills, *f.result)
+	}
 	f.ferry.mean = 0 // what is spoilt is not to be compared by a redferry that has lost replies
 	f.target.DB(9).Do(t, "SET", "a", "2")
 	step("spoilt")
