@@ -116,7 +116,7 @@ func (p *plan) run(ctx context.Context, o options, deadline time.Time, out io.Wr
 	var results []result
 	for _, file := range p.files {
 		if ctx.Err() != nil || time.Now().After(deadline) {
-			results = append(results, result{server: p.build.Name, file: file, skipped: "the time was over"})
+			results = append(results, result{server: p.build.Name, file: file, skipped: tooLate})
 			continue
 		}
 		r := result{server: p.build.Name, file: file, skipped: p.suite.leftOut(file)}

@@ -139,15 +139,26 @@ func (r *result) line() string {
 	return fmt.Sprintf("%s: %d tests, %d comparisons, %d commands, %d kills: %s", r.file, r.ok+len(r.failures), r.compared, r.commands, r.kills, r.verdictText())
 }
 
-// printTable prints a row for each file that ran or was left out.
+// tooLate is why a file does not run for which nothing but the time is missing.
+const tooLate = "the time was over"
+
+// printTable prints a row for each file that ran or was left out, and how many were not begun.
 func printTable(w io.Writer, all []result) {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "\nserver\tfile\ttests\tfailed\tcompared\tcommands\tbytes\tkills\t")
+	late := map[string]int{}
 	for _, r := range all {
+		if r.skipped == tooLate {
+			late[r.server]++
+			continue
+		}
 		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n",
 			r.server, r.file, r.ok+len(r.failures), len(r.failures), r.compared, r.commands, r.bytes, r.kills, r.verdictText())
 	}
 	_ = table.Flush()
+	if len(late) > 0 {
+		fmt.Fprintf(w, "\nFiles not begun, for %s: %s\n", tooLate, counts(late))
+	}
 }
 
 // verdict sums up, and gives the exit code.

@@ -119,6 +119,23 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// TestTable has a row for each file that ran, and a count of those that did not for lack of time.
+func TestTable(t *testing.T) {
+	var text strings.Builder
+	printTable(&text, []result{
+		{server: "redis-7.0", file: "unit/sort", compared: 3, commands: 7, outcome: outcome{ok: 1, failures: []string{"a"}}},
+		{server: "redis-7.0", file: "unit/scan", skipped: tooLate}, {server: "redis-7.0", file: "unit/geo", skipped: tooLate},
+	})
+	for _, want := range []string{"redis-7.0  unit/sort  2      1       3         7 ", "not begun, for the time was over: redis-7.0 ×2"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("it lacks %q:\n%s", want, text.String())
+		}
+	}
+	if strings.Contains(text.String(), "unit/scan") {
+		t.Errorf("a row for a file that was not begun:\n%s", text.String())
+	}
+}
+
 // TestControlFor tells whether the target's build can be a replica of the source's.
 func TestControlFor(t *testing.T) {
 	build := func(server, version string) redistest.Build {
