@@ -124,7 +124,8 @@ func TestTable(t *testing.T) {
 	var text strings.Builder
 	printTable(&text, []result{
 		{server: "redis-7.0", file: "unit/sort", compared: 3, commands: 7, outcome: outcome{ok: 1, failures: []string{"a"}}},
-		{server: "redis-7.0", file: "unit/scan", skipped: tooLate}, {server: "redis-7.0", file: "unit/geo", skipped: tooLate},
+		{server: "redis-7.0", file: "unit/scan", skipped: tooLate},
+		{server: "redis-7.0", file: "unit/geo", skipped: tooLate},
 	})
 	for _, want := range []string{"redis-7.0  unit/sort  2      1       3         7 ", "not begun, for the time was over: redis-7.0 ×2"} {
 		if !strings.Contains(text.String(), want) {
