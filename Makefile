@@ -4,10 +4,11 @@ SHELL := /bin/bash -euo pipefail
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 FUZZTIME ?= 30s# of each fuzz target
 CRASHTIME ?= 60s# of each crash test
+SUITETIME ?= 5m# of all suites together
 RACE := $(shell command -v "$$(go env CC 2>/dev/null)" >/dev/null && echo -race)# it needs cgo
 LONG ?=# set to 1 to cut at every single byte
 
-.PHONY: help build test race lint fuzz bench crash demo servers clean go
+.PHONY: help build test race lint fuzz bench crash suites demo servers clean go
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,10 @@ bench: build servers ## compare with native replication on this machine
 
 crash: go servers ## kill everything at random for CRASHTIME (60s); SEED=n repeats a row; LONG=1 cuts at every byte
 	CRASHTIME=$(CRASHTIME) LONG=$(LONG) go test -run "Crash|Cut" -count=1 -v -timeout 0 ./...
+
+suites: build servers ## run the servers' own test suites at a source that redferry follows, for SUITETIME (5m); SEED=n, SERVER=redis-7.0, FILES=unit/sort; needs tclsh
+	internal/redistest/servers.sh --suites
+	SUITETIME=$(SUITETIME) go run ./internal/suites
 
 demo: build ## watch a migration: two local servers, live writes, a crash, a cutover
 	internal/need-redis.sh

@@ -7,9 +7,10 @@
 #
 #   servers.sh           fetch what is missing into ${REDFERRY_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/redferry/servers}
 #   servers.sh --list    say what is there
+#   servers.sh --suites  fetch the servers' own TCL suites, of the same versions, into ${REDFERRY_SUITES:-…/redferry/suites}
 #
 # A server's folder holds VERSION, the wrappers `server` and `cli`, and root/. It is renamed into place when it has shown its version, so what
-# has its name is whole.
+# has its name is whole. A suite is the folder tests/ of Debian's source package, which apt verifies like a package; its folder has VERSION, too.
 set -euo pipefail
 
 # name, Debian suite, package, upstream version. The name stays when the suite moves on (sid does), VERSION says what it is then.
@@ -21,7 +22,9 @@ valkey-8.1 trixie   valkey-server 8.1.1
 valkey-9   sid      valkey-server 9.1.2
 '
 
-dest=${REDFERRY_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/redferry/servers}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/redferry
+dest=${REDFERRY_SERVERS:-$cache/servers} what=server lists=deb
+if [ "${1:-}" = --suites ]; then dest=${REDFERRY_SUITES:-$cache/suites} what=suite lists=deb-src; fi
 
 say() { printf 'servers: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
@@ -52,7 +55,7 @@ update_suite() {
   url=$(mirror)
   # An old release leaves the mirrors for the archive one day.
   for url in "$url" http://archive.debian.org/debian; do
-    echo "deb [signed-by=$keyring] $url $suite main" >"$home/sources.list"
+    echo "$lists [signed-by=$keyring] $url $suite main" >"$home/sources.list"
     : >"$home/status"
     if suite_apt "$suite" -o APT::Update::Error-Mode=any update; then return; fi
     rm "$home/status"
@@ -74,7 +77,7 @@ WRAPPER
   chmod +x "$where/$name"
 }
 
-fetch() {
+fetch_server() {
   local name=$1 suite=$2 package=$3 pin=$4 new=$work/$1 version deb
   say "fetching $name ($package $pin of Debian $suite)"
   archives=$work/$name.debs
@@ -89,8 +92,30 @@ fetch() {
   wrap "$new" cli "${package%-server}-cli"
   version=$("$new/server" --version | sed -n 's/.* v=\([^ ]*\).*/\1/p')
   [ -n "$version" ] || die "$name does not say its version"
+  put "$name" "$suite" "$version" "$pin"
+}
+
+# Only the upstream archive is fetched and only tests/ unpacked: a suite that runs against a server that is there needs nothing else.
+fetch_suite() {
+  local name=$1 suite=$2 source=${3%-server} pin=$4 new=$work/$1 version archive
+  say "fetching the suite of $name (source package $source of Debian $suite)"
+  archives=$work/$name.src
+  mkdir -p "$archives/partial" "$new"
+  update_suite "$suite"
+  (cd "$archives" && suite_apt "$suite" source --download-only --tar-only "$source" >/dev/null)
+  archive=$(find "$archives" -name "${source}_*.orig.tar.*" ! -name '*.asc')
+  [ -n "$archive" ] || die "no source archive came for $name"
+  version=$(basename "$archive" | sed -E 's/^[^_]*_([0-9.]*[0-9]).*/\1/') # without Debian's suffix, as +dfsg1
+  tar -xf "$archive" -C "$new" --strip-components=1 --no-same-owner --wildcards --no-wildcards-match-slash '*/tests'
+  [ -e "$new/tests/test_helper.tcl" ] || die "the source of $name has no tests/test_helper.tcl"
+  put "$name" "$suite" "$version" "$pin"
+}
+
+# Renames what was fetched into place.
+put() {
+  local name=$1 suite=$2 version=$3 pin=$4 new=$work/$1
   if [ "$version" != "$pin" ]; then
-    say "NOTE: Debian $suite has moved on: $name is $version now, not $pin. The tests run against $version; correct the pin in $0." >&2
+    say "NOTE: Debian $suite has moved on: the $what $name is $version now, not $pin. The tests run against $version; correct the pin in $0." >&2
   fi
   echo "$version" >"$new/VERSION"
   echo "$pin" >"$new/PINNED"
@@ -113,8 +138,12 @@ missing() {
 }
 
 if [ "${1:-}" = --list ]; then list; exit; fi
+if [ $what = suite ] && ! command -v tclsh >/dev/null; then
+  die "the servers' suites are TCL, and this machine has no tclsh: apt-get install tcl (or brew install tcl-tk)"
+fi
 if [ -z "$(missing)" ]; then exit; fi
 if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+  [ $what = server ] || die "this machine has no apt, which fetches the suites as Debian source packages"
   say "this machine has no apt: the tests will use the redis-server and valkey-server found on PATH"
   exit
 fi
@@ -128,5 +157,5 @@ rm -rf "$dest"/.fetch.* # of one that was killed
 work=$(mktemp -d "$dest/.fetch.XXXXXX") # beside the destination, so that the rename is one
 trap 'rm -rf "$work"' EXIT
 missing >"$work/missing"
-while read -r name suite package pin <&3; do fetch "$name" "$suite" "$package" "$pin"; done 3<"$work/missing"
-list
+while read -r name suite package pin <&3; do "fetch_$what" "$name" "$suite" "$package" "$pin"; done 3<"$work/missing"
+if [ $what = server ]; then list; fi
