@@ -12,7 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// An application counts: INCR, HINCRBY, pipelines, MULTI and EXEC, and WATCH. The target's numbers are those that were acknowledged, plus at most those whose reply was lost.
+// An application counts: INCR, HINCRBY, pipelines, MULTI and EXEC, and WATCH. The target's numbers
+// are those that were acknowledged, plus at most those whose reply was lost.
 func TestCounter(t *testing.T) {
 	t.Parallel()
 	for _, j := range []journey{
@@ -41,7 +42,8 @@ func TestCounter(t *testing.T) {
 			for _, n := range c.of {
 				sum.acked, sum.lost = sum.acked+n.acked, sum.lost+n.lost
 			}
-			t.Logf("%d acknowledged, %d of them at the target, %d lost, %d refused, %d times somebody else was faster", sum.acked, m.new.acked.Load(), sum.lost, c.refused, c.raced)
+			t.Logf("%d acknowledged, %d of them at the target, %d lost, %d refused, %d times somebody else was faster",
+				sum.acked, m.new.acked.Load(), sum.lost, c.refused, c.raced)
 		})
 	}
 }
@@ -68,7 +70,13 @@ func TestCountWrong(t *testing.T) {
 		count
 		got  int64
 		want bool
-	}{{count{5, 0}, 5, false}, {count{5, 0}, 4, true}, {count{5, 0}, 6, true}, {count{5, 2}, 7, false}, {count{5, 2}, 8, true}} {
+	}{
+		{count{5, 0}, 5, false},
+		{count{5, 0}, 4, true},
+		{count{5, 0}, 6, true},
+		{count{5, 2}, 7, false},
+		{count{5, 2}, 8, true},
+	} {
 		if tt.wrong(tt.got) != tt.want {
 			t.Errorf("%d of %+v: wrong is %v", tt.got, tt.count, !tt.want)
 		}
@@ -116,7 +124,8 @@ func fieldOf(key string) (hash, field string, ok bool) {
 	return key, "", false
 }
 
-// work counts. The client does not try again by itself: go-redis would count twice where a reply was lost.
+// work counts. The client does not try again by itself: go-redis would count twice where a reply
+// was lost.
 func (c *counts) work(ctx context.Context, at *site) {
 	client := redis.NewClient(&redis.Options{Addr: at.addr, MaxRetries: -1, ReadTimeout: time.Second})
 	defer client.Close()

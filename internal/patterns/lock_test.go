@@ -14,8 +14,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Applications lock by redsync. Never do two hold a lock, also where one has it from the source and the other asks at the target. An unlock that was acknowledged did unlock; one that
-// was not leaves a lock that expires in the target no later than its TTL.
+// Applications lock by redsync. Never do two hold a lock, also where one has it from the source and
+// the other asks at the target. An unlock that was acknowledged did unlock; one that was not leaves
+// a lock that expires in the target no later than its TTL.
 func TestLock(t *testing.T) {
 	t.Parallel()
 	for _, j := range []journey{
@@ -33,7 +34,8 @@ func TestLock(t *testing.T) {
 			j.after = func() { c.beyond(m, held, extended, left) }
 			m.travel(j)
 			c.compare(m)
-			t.Logf("%d times locked, %d unlocked, %d unlocks not acknowledged; %d acknowledged at the target", c.locked, c.unlocked, c.silent, m.new.acked.Load())
+			t.Logf("%d times locked, %d unlocked, %d unlocks not acknowledged; %d acknowledged at the target",
+				c.locked, c.unlocked, c.silent, m.new.acked.Load())
 		})
 	}
 }
@@ -51,7 +53,7 @@ type cloakroom struct {
 	mu                       sync.Mutex
 	holders                  map[string]holder
 	freed                    map[string]bool      // values whose unlock was acknowledged
-	stuck                    map[string]time.Time // values that may be there without a holder, and when they expire at the latest
+	stuck                    map[string]time.Time // when values expire that may be there without a holder
 	locked, unlocked, silent int                  // silent are the unlocks that were not acknowledged
 }
 
@@ -69,7 +71,8 @@ func newCloakroom(t *testing.T) *cloakroom {
 	return c
 }
 
-// client is one that does not try again by itself. A script waits at a source that was cut over, so its answer is not waited for long.
+// client is one that does not try again by itself. A script waits at a source that was cut over, so
+// its answer is not waited for long.
 func lockClient(addr string) *redis.Client {
 	return redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, ReadTimeout: 500 * time.Millisecond})
 }
@@ -84,7 +87,8 @@ func (c *cloakroom) work(ctx context.Context, at *site) {
 			for ctx.Err() == nil {
 				name := c.names[mrand.IntN(len(c.names))]
 				value := rand.Text()
-				m := locks.NewMutex(name, redsync.WithExpiry(lockTTL), redsync.WithGenValueFunc(func() (string, error) { return value, nil }))
+				m := locks.NewMutex(name, redsync.WithExpiry(lockTTL),
+					redsync.WithGenValueFunc(func() (string, error) { return value, nil }))
 				if m.TryLock() != nil { // somebody has it, or the source refuses, or nobody knows
 					c.mu.Lock()
 					c.stuck[value] = time.Now().Add(lockTTL)
@@ -112,7 +116,8 @@ func (c *cloakroom) enter(m *redsync.Mutex, at *site) {
 	defer c.mu.Unlock()
 	now := time.Now()
 	if other, ok := c.holders[m.Name()]; ok && now.Before(other.until) {
-		c.t.Errorf("%s was given to %s at %s while %s had it for another %v", m.Name(), m.Value(), at.addr, other.value, other.until.Sub(now))
+		c.t.Errorf("%s was given to %s at %s while %s had it for another %v",
+			m.Name(), m.Value(), at.addr, other.value, other.until.Sub(now))
 	}
 	c.holders[m.Name()] = holder{m.Value(), m.Until()}
 	c.locked++
@@ -148,7 +153,8 @@ func (c *cloakroom) leave(m *redsync.Mutex, at *site) {
 	}
 }
 
-// through takes locks at the source that are held during the cutover. The first two have a holder that moves, the last one's never comes back.
+// through takes locks at the source that are held during the cutover. The first two have a holder
+// that moves, the last one's never comes back.
 func (c *cloakroom) through(m *migration) (held, extended, left *redsync.Mutex) {
 	client := lockClient(m.source.Addr())
 	defer client.Close()
@@ -172,7 +178,7 @@ func (c *cloakroom) beyond(m *migration, held, extended, left *redsync.Mutex) {
 	client := lockClient(m.target.Addr())
 	defer client.Close()
 	locks := redsync.New(goredis.NewPool(client))
-	late := time.Second // the way there, and for a source before 7.0 until redferry had read it: at once on a quiet machine
+	late := time.Second // the way there, and to redferry where a source is older than 7.0
 	for _, there := range []*redsync.Mutex{held, extended} {
 		if locks.NewMutex(there.Name(), redsync.WithTries(1)).TryLock() == nil {
 			c.t.Errorf("%s has a second holder at the target", there.Name())
@@ -181,7 +187,8 @@ func (c *cloakroom) beyond(m *migration, held, extended, left *redsync.Mutex) {
 		if until := there.Until(); expires.Before(until.Add(-50*time.Millisecond)) || expires.After(until.Add(late)) {
 			c.t.Errorf("%s expires at %v, and its holder has it until %v", there.Name(), expires, until)
 		}
-		mine := locks.NewMutex(there.Name(), redsync.WithValue(there.Value()), redsync.WithExpiry(time.Hour)) // its holder has moved
+		// Its holder has moved.
+		mine := locks.NewMutex(there.Name(), redsync.WithValue(there.Value()), redsync.WithExpiry(time.Hour))
 		if ok, err := mine.Extend(); err != nil || !ok {
 			c.t.Errorf("%s: its holder cannot extend it at the target: %v, %v", there.Name(), ok, err)
 		}
@@ -194,7 +201,7 @@ func (c *cloakroom) beyond(m *migration, held, extended, left *redsync.Mutex) {
 	}
 	next := locks.NewMutex(left.Name(), redsync.WithTries(1))
 	until(c.t, "the lock of a holder that has died is free", func() bool { return next.TryLock() == nil })
-	if early := left.Until().Sub(time.Now()); early > 0 {
+	if early := time.Until(left.Until()); early > 0 {
 		c.t.Errorf("%s was given to a second holder %v too early", left.Name(), early)
 	}
 }

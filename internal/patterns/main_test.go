@@ -17,7 +17,8 @@ import (
 	"redferry/internal/leaks"
 )
 
-// binary is redferry, built once, by its own module: what it is built of does not depend on the clients here.
+// binary is redferry, built once, by its own module: what it is built of does not depend on the
+// clients here.
 var binary string
 
 func TestMain(m *testing.M) {
@@ -80,7 +81,9 @@ func judge(err error) answer {
 	}
 }
 
-// unexpected reports whether a server has refused a write with other words than a source that was cut over.
+// unexpected reports whether a server has refused a write with other words than a source that was
+// cut over.
 func unexpected(err error) bool {
-	return judge(err) == refused && !strings.HasPrefix(err.Error(), "NOREPLICAS") && !strings.HasPrefix(err.Error(), "EXECABORT")
+	return judge(err) == refused &&
+		!strings.HasPrefix(err.Error(), "NOREPLICAS") && !strings.HasPrefix(err.Error(), "EXECABORT")
 }

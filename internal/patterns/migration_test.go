@@ -22,7 +22,8 @@ type site struct {
 	acked atomic.Int64 // commands that were acknowledged to the application here
 }
 
-// journey is what an application goes through. Work is the application at one of the servers: it ends soon after ctx, with all of its connections.
+// journey is what an application goes through. Work is the application at one of the servers: it
+// ends soon after ctx, with all of its connections.
 type journey struct {
 	from, to string // builds
 	work     func(ctx context.Context, at *site)
@@ -60,8 +61,9 @@ func newMigration(t *testing.T, from, to string) *migration {
 	return m
 }
 
-// travel has an application work at the source, redferry follow, die and follow again, and cut over. It returns when the application has moved and worked on, and redferry is done.
-// Nothing of the application runs any more then.
+// travel has an application work at the source, redferry follow, die and follow again, and cut
+// over. It returns when the application has moved and worked on, and redferry is done. Nothing of
+// the application runs any more then.
 func (m *migration) travel(j journey) {
 	m.t.Helper()
 	app := start(j.work, m.old, m.new, m.moved)
@@ -98,7 +100,8 @@ func (m *migration) travel(j journey) {
 	}
 }
 
-// quiet tells whether the application has to be stopped before a cutover: such a source cannot pause its writes alone.
+// quiet tells whether the application has to be stopped before a cutover: such a source cannot
+// pause its writes alone.
 func (m *migration) quiet() bool { return m.source.Build.Name == "redis-6.0" }
 
 // works waits until the application has got on.
@@ -126,7 +129,8 @@ func (m *migration) start(more ...string) {
 	m.t.Helper()
 	tell := "echo " + m.target.Addr() + " >" + m.moved + ".new && mv " + m.moved + ".new " + m.moved
 	m.log = &output{}
-	m.run = m.command(m.log, append([]string{"run", "--source", m.source.URL(), "--target", m.target.URL(), "--log-format", "json", "--on-cutover", tell}, more...)...)
+	args := []string{"run", "--source", m.source.URL(), "--target", m.target.URL(), "--log-format", "json"}
+	m.run = m.command(m.log, append(append(args, "--on-cutover", tell), more...)...)
 }
 
 // said waits until the run logs this text. It returns false if the run ends without.
@@ -161,7 +165,8 @@ func (m *migration) cutOver(flags []string) {
 	}
 }
 
-// cutOverAndDie kills the run somewhere in its cutover, and gives the same commands again, as an operator would.
+// cutOverAndDie kills the run somewhere in its cutover, and gives the same commands again, as an
+// operator would.
 func (m *migration) cutOverAndDie(flags []string) {
 	m.t.Helper()
 	said := &output{}
@@ -177,7 +182,7 @@ func (m *migration) cutOverAndDie(flags []string) {
 	if err != nil || code == 0 && !refuses {
 		m.t.Errorf("redferry cutover, whose run was killed: exit code %d, %v", code, err)
 	}
-	m.t.Logf("killed %v after the cutover had begun; redferry cutover ended with exit code %d; the source refuses writes: %v\n%s", delay, code, refuses, said.String())
+	m.t.Logf("killed %v after the cutover had begun; exit code %d; the source refuses writes: %v\n%s", delay, code, refuses, said.String())
 	m.start()
 	if m.said(`"state":"in_sync"`) { // else it has finished what the killed one had begun
 		asked := m.command(&output{}, append([]string{"cutover"}, flags...)...)

@@ -13,10 +13,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// An application puts tasks into a queue of asynq and carries them out: at once, later, again after a failure, by a schedule, and only once at a time.
+// An application puts tasks into a queue of asynq and carries them out: at once, later, again after
+// a failure, by a schedule, and only once at a time.
 //
-// Each task whose Enqueue was acknowledged is carried out. None is carried out again after the server has acknowledged to asynq that it is done. A task that is done while the source
-// refuses writes is not acknowledged, and asynq has it carried out again at the target when its lease is over: asynq promises at least once, and no more than that.
+// Each task whose Enqueue was acknowledged is carried out. None is carried out again after the
+// server has acknowledged to asynq that it is done. A task that is done while the source refuses
+// writes is not acknowledged, and asynq has it carried out again at the target when its lease is
+// over: asynq promises at least once, and no more than that.
 func TestQueue(t *testing.T) {
 	t.Parallel()
 	for _, j := range []journey{
@@ -66,7 +69,8 @@ func (w *workshop) of(id string) *task {
 	return w.tasks[id]
 }
 
-// witness is a hook of go-redis: it sees what a server answers when asynq says that a task is done, which is a script whose keys begin with those below (doneCmd in asynq's rdb.go).
+// witness is a hook of go-redis: it sees what a server answers when asynq says that a task is done,
+// which is a script whose keys begin with those below (doneCmd in asynq's rdb.go).
 type witness struct {
 	*workshop
 	at *site
@@ -83,7 +87,8 @@ func (w witness) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		err := next(ctx, cmd)
 		args := cmd.Args()
 		text := func(i int) string { return fmt.Sprint(args[i]) }
-		if len(args) < 8 || !strings.HasPrefix(cmd.Name(), "eval") || !strings.HasSuffix(text(3), ":active") || !strings.Contains(text(6), ":processed:") {
+		if len(args) < 8 || !strings.HasPrefix(cmd.Name(), "eval") ||
+			!strings.HasSuffix(text(3), ":active") || !strings.Contains(text(6), ":processed:") {
 			return err
 		}
 		_, id, _ := strings.Cut(text(5), ":t:")
@@ -119,10 +124,12 @@ func (quietly) Fatal(...any) {}
 // serve starts a server of asynq that carries tasks out. Long ones take until ctx ends.
 func (w *workshop) serve(ctx context.Context, client *redis.Client) *asynq.Server {
 	s := asynq.NewServerFromRedisClient(client, asynq.Config{
-		Concurrency: 10, TaskCheckInterval: 20 * time.Millisecond, DelayedTaskCheckInterval: 100 * time.Millisecond, ShutdownTimeout: 30 * time.Second,
-		RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return 100 * time.Millisecond }, Logger: quietly{},
+		Concurrency: 10, ShutdownTimeout: 30 * time.Second, Logger: quietly{},
+		TaskCheckInterval: 20 * time.Millisecond, DelayedTaskCheckInterval: 100 * time.Millisecond,
+		RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return 100 * time.Millisecond },
 	})
-	if err := s.Start(asynq.HandlerFunc(func(of context.Context, t *asynq.Task) error { return w.carryOut(ctx, of, t.Type()) })); err != nil {
+	handler := func(of context.Context, t *asynq.Task) error { return w.carryOut(ctx, of, t.Type()) }
+	if err := s.Start(asynq.HandlerFunc(handler)); err != nil {
 		w.t.Errorf("start asynq: %v", err)
 	}
 	return s
@@ -134,7 +141,7 @@ func (w *workshop) carryOut(ctx, of context.Context, kind string) error {
 	k := w.of(id)
 	k.kind = kind
 	if !k.done.IsZero() {
-		w.t.Errorf("%s %s is carried out again, %v after the server acknowledged that it is done", kind, id, time.Since(k.done))
+		w.t.Errorf("%s %s is carried out again, %v after it was acknowledged as done", kind, id, time.Since(k.done))
 	}
 	w.mu.Unlock()
 	tries, _ := asynq.GetRetryCount(of)
@@ -209,7 +216,8 @@ func (w *workshop) enqueue(tasks *asynq.Client, at *site, kind string, options .
 	return id
 }
 
-// before enqueues what is under way during the cutover: tasks that end only when the application moves, and one that may be there only once.
+// before enqueues what is under way during the cutover: tasks that end only when the application
+// moves, and one that may be there only once.
 func (w *workshop) before(m *migration) {
 	client := w.client(m.old)
 	defer client.Close()
@@ -228,7 +236,8 @@ func (w *workshop) before(m *migration) {
 		}
 		return err == nil && n == 3
 	})
-	if _, err := tasks.Enqueue(only(), asynq.Unique(time.Hour), asynq.TaskID("only"), asynq.ProcessIn(time.Hour)); err != nil {
+	_, err := tasks.Enqueue(only(), asynq.Unique(time.Hour), asynq.TaskID("only"), asynq.ProcessIn(time.Hour))
+	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.mu.Lock()
@@ -251,14 +260,16 @@ func (w *workshop) after(m *migration) {
 	if err := inspector.RunTask(queue, "only"); err != nil {
 		w.t.Errorf("run the unique task: %v", err)
 	}
-	// asynq waits for a minute before it takes over what a server that is gone had under way: for the lease, and as long again. The test makes the leases that much older.
+	// asynq waits for a minute before it takes over what a server that is gone had under way: for
+	// the lease, and as long again. The test makes the leases that much older.
 	lease := "asynq:{" + queue + "}:lease"
 	under, err := client.ZRange(ctx, lease, 0, -1).Result()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, id := range under {
-		if err := client.ZAddXX(ctx, lease, redis.Z{Score: float64(time.Now().Add(-31 * time.Second).Unix()), Member: id}).Err(); err != nil {
+		over := redis.Z{Score: float64(time.Now().Add(-31 * time.Second).Unix()), Member: id}
+		if err := client.ZAddXX(ctx, lease, over).Err(); err != nil {
 			w.t.Fatal(err)
 		}
 	}

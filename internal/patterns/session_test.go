@@ -12,8 +12,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// An application keeps sessions: a hash whose TTL slides with each request, and a token that SETEX writes. Wherever it looks, each session that it was told to be stored is there, with
-// its last value. Afterwards the target has each TTL as it was set, within 50 ms and the time that the command was on its way.
+// An application keeps sessions: a hash whose TTL slides with each request, and a token that SETEX
+// writes. Wherever it looks, each session that it was told to be stored is there, with its last
+// value. Afterwards the target has each TTL as it was set, within 50 ms and the time that the
+// command was on its way.
 func TestSession(t *testing.T) {
 	t.Parallel()
 	for _, j := range []journey{
@@ -28,7 +30,8 @@ func TestSession(t *testing.T) {
 			m.source.Do(t, "HSET", "session:idle", "version", "1")
 			from := time.Now()
 			m.source.Do(t, "PEXPIRE", "session:idle", "600000")
-			idle := &session{key: "session:idle", stored: stored{1, from.Add(10 * time.Minute), time.Now().Add(10 * time.Minute)}}
+			idle := &session{key: "session:idle"}
+			idle.stored = stored{1, from.Add(10 * time.Minute), time.Now().Add(10 * time.Minute)}
 			j.work = b.work
 			m.travel(j)
 			client := redis.NewClient(&redis.Options{Addr: m.target.Addr()})
@@ -46,12 +49,14 @@ func TestSession(t *testing.T) {
 			if there < len(b.sessions)/2 {
 				t.Errorf("only %d of %d sessions can be compared", there, len(b.sessions))
 			}
-			t.Logf("%d sessions, %d of them there; %d requests, %d of them at the target", len(b.sessions)+1, there, m.old.acked.Load()+m.new.acked.Load(), m.new.acked.Load())
+			t.Logf("%d sessions, %d of them there; %d requests, %d of them at the target",
+				len(b.sessions)+1, there, m.old.acked.Load()+m.new.acked.Load(), m.new.acked.Load())
 		})
 	}
 }
 
-// delayed is how much too late a key of a source before 7.0 may expire. It sends TTLs that count from when redferry receives them: see docs/limitations.md, *Expiry*.
+// delayed is how much too late a key of a source before 7.0 may expire. It sends TTLs that count
+// from when redferry receives them: see docs/limitations.md, *Expiry*.
 func (m *migration) delayed(s *session) time.Duration {
 	if s.at == m.new {
 		return 0
@@ -64,7 +69,8 @@ func (m *migration) delayed(s *session) time.Duration {
 	return time.Second // redferry has to read it: at once on a quiet machine
 }
 
-// session is what the application was told of one. The lock is held during a request, as an application serves one at a time.
+// session is what the application was told of one. The lock is held during a request, as an
+// application serves one at a time.
 type session struct {
 	key string
 	ttl time.Duration
@@ -88,7 +94,8 @@ type book struct {
 	sessions []*session
 }
 
-// newBook opens a ledger of 90 sessions: some expire unless they are renewed within the test, most do not.
+// newBook opens a ledger of 90 sessions: some expire unless they are renewed within the test, most
+// do not.
 func newBook(t *testing.T) *book {
 	b := &book{t: t}
 	for i := range 90 {
@@ -99,7 +106,8 @@ func newBook(t *testing.T) *book {
 	return b
 }
 
-// work serves requests. The application's client tries again by itself, as go-redis does by default: to store a session twice does no harm.
+// work serves requests. The application's client tries again by itself, as go-redis does by
+// default: to store a session twice does no harm.
 func (b *book) work(ctx context.Context, at *site) {
 	client := redis.NewClient(&redis.Options{Addr: at.addr, ReadTimeout: time.Second})
 	defer client.Close()
@@ -133,7 +141,7 @@ func (s *session) request(t *testing.T, client *redis.Client, at *site) {
 	slides := true
 	switch {
 	case s.key[0] == 't':
-		err = client.SetEx(ctx, s.key, version, s.ttl.Truncate(time.Second)).Err()
+		err = client.Do(ctx, "SETEX", s.key, int(s.ttl/time.Second), version).Err() // go-redis advises against its own SetEx
 	case s.version > 0 && s.ttl > time.Minute && s.versions%2 == 0: // without a new TTL
 		err = client.HSet(ctx, s.key, "version", version).Err()
 		slides = false
@@ -185,7 +193,8 @@ func (s *session) read(client *redis.Client) (int64, error) {
 	return strconv.ParseInt(got, 10, 64)
 }
 
-// judge compares a version that was read at a time with what is known. It returns what is known about it.
+// judge compares a version that was read at a time with what is known. It returns what is known
+// about it.
 func (s *session) judge(t *testing.T, got int64, now time.Time) stored {
 	for _, m := range append(s.maybe, s.stored) {
 		if got == m.version {
@@ -201,7 +210,8 @@ func (s *session) judge(t *testing.T, got int64, now time.Time) stored {
 	return stored{}
 }
 
-// compare looks at a session in a target that has all TTLs. It reports whether the session was there.
+// compare looks at a session in a target that has all TTLs. It reports whether the session was
+// there.
 func (s *session) compare(t *testing.T, client *redis.Client, late time.Duration) bool {
 	t.Helper()
 	got, err := s.read(client)
@@ -219,7 +229,8 @@ func (s *session) compare(t *testing.T, client *redis.Client, late time.Duration
 	}
 	earliest, latest := from.Add(ttl), time.Now().Add(ttl+time.Millisecond)
 	if latest.Before(known.from.Add(-50*time.Millisecond)) || earliest.After(known.till.Add(late)) {
-		t.Errorf("%s: expires between %v and %v, and was to between %v and %v", s.key, earliest, latest, known.from, known.till)
+		t.Errorf("%s: expires between %v and %v, and was to between %v and %v",
+			s.key, earliest, latest, known.from, known.till)
 	}
 	return true
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// An application writes to a stream, and a consumer group reads it. Each entry that was acknowledged is delivered, what a consumer had read and not acknowledged is delivered to it or to
+// An application writes to a stream, and a consumer group reads it. Each entry that was
+// acknowledged is delivered, what a consumer had read and not acknowledged is delivered to it or to
 // somebody else at the target, and nothing is delivered again after its XACK was answered.
 func TestStream(t *testing.T) {
 	t.Parallel()
@@ -87,7 +88,8 @@ func (s *shipping) write(client *redis.Client, at *site) {
 	}
 }
 
-// read reads once and carries out what it gets. The lazy consumer leaves a third of that lying. It returns the number of entries.
+// read reads once and carries out what it gets. The lazy consumer leaves a third of that lying. It
+// returns the number of entries.
 func (s *shipping) read(client *redis.Client, consumer, from string) int {
 	asked := time.Now()
 	got, err := client.XReadGroup(context.Background(), &redis.XReadGroupArgs{
@@ -138,7 +140,8 @@ func (s *shipping) carryOut(client *redis.Client, messages []redis.XMessage, ask
 	}
 }
 
-// compare has the target's group read the rest, and takes over what the lazy consumer has left lying.
+// compare has the target's group read the rest, and takes over what the lazy consumer has left
+// lying.
 func (s *shipping) compare(m *migration) {
 	ctx := context.Background()
 	client := redis.NewClient(&redis.Options{Addr: m.target.Addr()})
@@ -148,7 +151,9 @@ func (s *shipping) compare(m *migration) {
 	taken := 0
 	for {
 		asked := time.Now()
-		pending, err := client.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: "orders", Group: "group", Start: "-", End: "+", Count: 100}).Result()
+		pending, err := client.XPendingExt(ctx, &redis.XPendingExtArgs{
+			Stream: "orders", Group: "group", Start: "-", End: "+", Count: 100,
+		}).Result()
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -159,7 +164,9 @@ func (s *shipping) compare(m *migration) {
 		for _, p := range pending {
 			ids = append(ids, p.ID)
 		}
-		got, err := client.XClaim(ctx, &redis.XClaimArgs{Stream: "orders", Group: "group", Consumer: "anna", Messages: ids}).Result()
+		got, err := client.XClaim(ctx, &redis.XClaimArgs{
+			Stream: "orders", Group: "group", Consumer: "anna", Messages: ids,
+		}).Result()
 		if err != nil || len(got) != len(ids) {
 			s.t.Fatalf("%d entries are pending, and %d could be claimed: %v", len(ids), len(got), err)
 		}
@@ -187,5 +194,6 @@ func (s *shipping) compare(m *migration) {
 		}
 		again += max(0, e.delivered-1)
 	}
-	s.t.Logf("%d entries written, %d at the target; %d pending ones taken over there; %d deliveries more than one", written, m.new.acked.Load(), taken, again)
+	s.t.Logf("%d entries written, %d at the target; %d pending ones taken over there; %d deliveries more than one",
+		written, m.new.acked.Load(), taken, again)
 }
