@@ -183,9 +183,12 @@ func (c *cloakroom) beyond(m *migration, held, extended, left *redsync.Mutex) {
 		if locks.NewMutex(there.Name(), redsync.WithTries(1)).TryLock() == nil {
 			c.t.Errorf("%s has a second holder at the target", there.Name())
 		}
-		expires := time.Now().Add(time.Duration(m.target.DoInt(c.t, "PTTL", there.Name())) * time.Millisecond)
-		if until := there.Until(); expires.Before(until.Add(-50*time.Millisecond)) || expires.After(until.Add(late)) {
-			c.t.Errorf("%s expires at %v, and its holder has it until %v", there.Name(), expires, until)
+		asked := time.Now()
+		ttl := time.Duration(m.target.DoInt(c.t, "PTTL", there.Name())) * time.Millisecond
+		earliest, latest, until := asked.Add(ttl), time.Now().Add(ttl), there.Until()
+		if latest.Before(until.Add(-50*time.Millisecond)) || earliest.After(until.Add(late)) {
+			c.t.Errorf("%s expires between %v and %v, and its holder has it until %v",
+				there.Name(), earliest, latest, until)
 		}
 		// Its holder has moved.
 		mine := locks.NewMutex(there.Name(), redsync.WithValue(there.Value()), redsync.WithExpiry(time.Hour))
@@ -214,8 +217,9 @@ func (c *cloakroom) compare(m *migration) {
 	}
 	for _, name := range c.names {
 		value := m.target.DoString(c.t, "GET", name)
+		asked := time.Now()
 		ttl := time.Duration(m.target.DoInt(c.t, "PTTL", name)) * time.Millisecond
-		expires := time.Now().Add(ttl)
+		expires := asked.Add(ttl) // at the earliest
 		latest, stuck := c.stuck[value]
 		switch {
 		case value == "" || ttl < 0:

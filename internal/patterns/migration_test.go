@@ -157,20 +157,39 @@ func (m *migration) inSync() {
 	}
 }
 
+// impatience is for how long redferry cutover may look for a moment in which a busy key can be compared:
+// where the replies to its writes were lost, and it is written to all the time, there may be none.
+const impatience = 30 * time.Second
+
+// forced are the flags for that: docs/operations.md, *How do I end the migration?*
+var forced = []string{"--force", "--verify=full"}
+
 func (m *migration) cutOver(flags []string) {
 	m.t.Helper()
 	p := m.command(&output{}, append([]string{"cutover"}, flags...)...)
-	if code, err := p.ExitCode(patience); err != nil || code != 0 {
-		m.t.Fatalf("redferry cutover: exit code %d, %v", code, err)
+	code, err := p.ExitCode(impatience)
+	if err != nil {
+		p.Signal(os.Interrupt)
+		if code, err = p.ExitCode(patience); err == nil && code != 0 {
+			m.t.Log("a busy key could not be compared: the cutover is forced")
+			code, err = m.command(&output{}, append(append([]string{"cutover"}, forced...), flags...)...).ExitCode(patience)
+		}
+	}
+	if err == nil && code == 0 {
+		return
+	}
+	// A run that was about to finish an earlier cutover takes no order, and does it all the same.
+	if runs, running := m.run.ExitCode(impatience); running != nil || runs != 0 {
+		m.t.Fatalf("redferry cutover: exit code %d, %v; the run: %d, %v", code, err, runs, running)
 	}
 }
 
-// cutOverAndDie kills the run somewhere in its cutover, and gives the same commands again, as an
-// operator would.
+// cutOverAndDie kills the run somewhere in its cutover, and gives the same commands again, as an operator
+// would.
 func (m *migration) cutOverAndDie(flags []string) {
 	m.t.Helper()
 	said := &output{}
-	asked := m.command(said, append([]string{"cutover"}, flags...)...)
+	asked := m.command(said, append(append([]string{"cutover"}, forced...), flags...)...)
 	if !m.said(`"state":"cutting_over"`) {
 		m.t.Fatal("redferry ended before it cut over")
 	}
@@ -182,15 +201,11 @@ func (m *migration) cutOverAndDie(flags []string) {
 	if err != nil || code == 0 && !refuses {
 		m.t.Errorf("redferry cutover, whose run was killed: exit code %d, %v", code, err)
 	}
-	m.t.Logf("killed %v after the cutover had begun; exit code %d; the source refuses writes: %v\n%s", delay, code, refuses, said.String())
+	m.t.Logf("killed %v after the cutover had begun; exit code %d; the source refuses writes: %v\n%s",
+		delay, code, refuses, said.String())
 	m.start()
 	if m.said(`"state":"in_sync"`) { // else it has finished what the killed one had begun
-		asked := m.command(&output{}, append([]string{"cutover"}, flags...)...)
-		if code, err := asked.ExitCode(patience); err != nil || code != 0 {
-			if code, err := m.run.ExitCode(patience); err != nil || code != 0 { // it was finishing
-				m.t.Fatalf("the second redferry cutover failed, and the run ended with exit code %d, %v", code, err)
-			}
-		}
+		m.cutOver(flags)
 	}
 }
 

@@ -299,7 +299,7 @@ func (w *workshop) compare() {
 			sum[k.kind]++
 		}
 		switch {
-		case k.enqueued == acknowledged && (k.finished == 0 || k.done.IsZero()):
+		case k.enqueued == acknowledged && (k.finished == 0 || k.done.IsZero() && k.unheard == 0):
 			w.t.Errorf("%s %s was enqueued, and carried out %d times, without an end", k.kind, id, k.finished)
 		case k.enqueued == refused && k.finished+k.failed > 0:
 			w.t.Errorf("%s %s was carried out, and enqueuing it was refused", k.kind, id)

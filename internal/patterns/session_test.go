@@ -33,6 +33,9 @@ func TestSession(t *testing.T) {
 			idle := &session{key: "session:idle"}
 			idle.stored = stored{1, from.Add(10 * time.Minute), time.Now().Add(10 * time.Minute)}
 			j.work = b.work
+			if !m.source.Build.Has70() {
+				j.before = func() { b.renewed(m) }
+			}
 			m.travel(j)
 			client := redis.NewClient(&redis.Options{Addr: m.target.Addr()})
 			defer client.Close()
@@ -53,6 +56,25 @@ func TestSession(t *testing.T) {
 				len(b.sessions)+1, there, m.old.acked.Load()+m.new.acked.Load(), m.new.acked.Load())
 		})
 	}
+}
+
+// renewed waits until each session was set while redferry follows. What a source before 7.0 was told while
+// redferry was dead lives longer in the target by that time, and a cutover refuses where this is more than a
+// second and the reply to a write of the key was lost.
+func (b *book) renewed(m *migration) {
+	b.t.Helper()
+	synced := m.away[len(m.away)-1].to
+	until(b.t, "each session is renewed", func() bool {
+		for _, s := range b.sessions {
+			s.mu.Lock()
+			set := s.set
+			s.mu.Unlock()
+			if set.Before(synced) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // delayed is how much too late a key of a source before 7.0 may expire. It sends TTLs that count
