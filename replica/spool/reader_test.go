@@ -135,6 +135,27 @@ func TestTimes(t *testing.T) {
 	check()
 }
 
+// A process that is killed in the midst of Append leaves no byte that seems to have come before it did.
+func TestTimesAfterAKill(t *testing.T) {
+	for dies := 1; dies < 4; dies++ {
+		d := newFakeDisk()
+		c := Config{Segment: 1000, Max: 10000}
+		s, err := open(c, d.process(), "boot")
+		must(t, err)
+		must(t, s.BeginStream(idA, 1000))
+		must(t, s.Append(t.Context(), text(0, 10), at))
+		came := at.Add(10 * time.Second)
+		d.dieAt = d.ops + dies
+		killed := s.Append(t.Context(), text(10, 10), came)
+		d.dieAt = 0
+		s, err = open(c, d.process(), "boot")
+		must(t, err)
+		if _, latest, ok := s.TimeAt(s.Contents().End); !ok || s.Contents().End == 1020 && latest.Before(came) {
+			t.Errorf("operation %d (%v): the last byte came at %v, and not before %v", dies, killed, came, latest)
+		}
+	}
+}
+
 // TestTogether has all sides at work at once, for the race detector: a writer, two readers, one who passes, one who looks.
 func TestTogether(t *testing.T) {
 	for name, dir := range map[string]string{"folder": t.TempDir(), "memory": ""} {
