@@ -20,8 +20,10 @@ ban() {
 
 found=$(go tool gofumpt -l $all)
 if [ -n "$found" ]; then complain "not formatted (go tool gofumpt -w FILE)" "$found"; fi
-go vet ./... || failed=1
-go tool staticcheck ./... || failed=1
+staticcheck=$(go tool -n staticcheck)
+for module in . internal/patterns; do
+  (cd "$module" && go vet ./... && "$staticcheck" ./...) || failed=1
+done
 
 ban "errors are returned; only main ends the process" '\bpanic\(|\bos\.Exit\(|\blog\.Fatal|\.Fatal\(\)|\bfunc init\(\)' $libraries
 ban "nothing waits by sleeping: use a timer with the context" '\btime\.Sleep\(' $production

@@ -19,17 +19,20 @@ func (c *clocks) here(t time.Time) time.Time     { return t.Add(-time.Duration(c
 // arrived notes that all has arrived that the source had then.
 func (c *clocks) arrived(then time.Time) { c.fresh.Store(then.UnixNano()) }
 
-// received is when the stream came up to an offset, by the source's clock; now where nobody knows.
+// received is when the stream came up to an offset, by the source's clock, or up to 100 ms later;
+// now where nobody knows. It is never too early: TTLs count from it, and a lock must not expire
+// before its holder takes it for expired.
 func (r *run) received(offset int64) time.Time {
-	if at, ok := r.Spool.TimeAt(offset); ok {
-		return at
+	now := r.clocks.atSource(time.Now())
+	if _, latest, ok := r.Spool.TimeAt(offset); ok && latest.Before(now) {
+		return latest
 	}
-	return r.clocks.atSource(time.Now())
+	return now
 }
 
 // age is how long ago the first byte came that the target does not have; 0 when it has all that came.
 func (r *run) age(have int64) time.Duration {
-	came, ok := r.Spool.TimeAt(have + 1)
+	came, _, ok := r.Spool.TimeAt(have + 1)
 	if !ok || have >= r.Spool.Contents().End {
 		return 0
 	}

@@ -20,9 +20,11 @@ func (s *Spool) Append(ctx context.Context, p []byte, at time.Time) error {
 		if err != nil {
 			return err
 		}
-		n, err := to.file.WriteAt(p[:to.room], headerSize+to.size)
-		if n > 0 && err == nil {
-			err = to.mark(s.scratch[:], at)
+		// The mark comes first: a process that dies behind it leaves one beyond the end, which the next
+		// one drops. Bytes without a mark would seem to have come with those before.
+		n := 0
+		if err = to.mark(s.scratch[:], at); err == nil {
+			n, err = to.file.WriteAt(p[:to.room], headerSize+to.size)
 		}
 		if err := s.took(to, int64(n), at, err); err != nil {
 			return err

@@ -81,18 +81,37 @@ func (to tail) mark(b []byte, at time.Time) error {
 	return err
 }
 
-// TimeAt is the source's time when the stream's byte that brings the offset to this was received, or at most a moment before. It is false
-// when nobody knows.
-func (s *Spool) TimeAt(offset int64) (time.Time, bool) {
+// TimeAt tells when the stream's byte that brings the offset to this was received, by the source's
+// clock: not before earliest and not after latest, which are at most 100 ms apart. ok is false when
+// nobody knows.
+func (s *Spool) TimeAt(offset int64) (earliest, latest time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := s.stream.find(offset - 1); i >= 0; i-- {
 		m := &s.stream.segments[i].marks
-		if n := m.upTo(offset); n > 0 {
-			return time.UnixMilli(m.all[n-1].ms), true
+		n := m.upTo(offset)
+		if n == 0 {
+			continue
 		}
+		ms := m.all[n-1].ms
+		until := ms + markInterval // else there would be another mark
+		if next, ok := s.stream.markBehind(i, n); ok && next.ms >= ms {
+			until = min(until, next.ms)
+		}
+		return time.UnixMilli(ms), time.UnixMilli(until), true
 	}
-	return time.Time{}, false
+	return time.Time{}, time.Time{}, false
+}
+
+// markBehind is the mark that follows the first n of segment i.
+func (p *part) markBehind(i, n int) (next mark, ok bool) {
+	for _, g := range p.segments[i:] {
+		if n < len(g.marks.all) {
+			return g.marks.all[n], true
+		}
+		n = 0
+	}
+	return mark{}, false
 }
 
 // loadMarks reads the marks of a segment that was found, from a file with so many bytes of them.

@@ -1,0 +1,5 @@
+//go:build !race
+
+package patterns
+
+var raceFlags []string
