@@ -84,8 +84,8 @@ func (e *hungUpError) grown(counter string) bool {
 // heavy is how large a write is.
 type heavy struct {
 	what    string // "it", or what it is a part of
-	bytes   int64 // of all its arguments
-	longest int64 // argument
+	bytes   int64  // of all its arguments
+	longest int64  // argument
 	args    int
 }
 

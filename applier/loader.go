@@ -225,11 +225,11 @@ func (l *loader) writeKeys(ctx context.Context, s *session, b *keyBatch, keys []
 			}
 		})
 		if end := (*hungUpError)(nil); errors.As(err, &end) {
-			if half := len(keys) / 2; half > 0 {
-				if err := l.writeKeys(ctx, s, b, keys[:half]); err != nil {
+			if at := b.split(keys); at > 0 {
+				if err := l.writeKeys(ctx, s, b, keys[:at]); err != nil {
 					return err
 				}
-				return l.writeKeys(ctx, s, b, keys[half:])
+				return l.writeKeys(ctx, s, b, keys[at:])
 			}
 			if out, err := l.hungUpOn(ctx, s, b, keys[0], end); out || err != nil {
 				return err
@@ -367,6 +367,15 @@ func (b *keyBatch) start(i int) int {
 		return 0
 	}
 	return b.keys[i-1].payload
+}
+
+// split is where keys are parted of which the target does not take one: before the last, if that is large, for a large key ends its batch; else in the middle.
+func (b *keyBatch) split(keys []int) int {
+	n := len(keys)
+	if last := keys[n-1]; b.keys[last].payload-b.start(last) >= largeWrite {
+		return n - 1
+	}
+	return n / 2
 }
 
 // build makes the RESTORE of key i, over the batch's memory: it may be reused only after the reply.

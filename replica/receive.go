@@ -53,7 +53,11 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 	}
 	before := r.Spool.Contents().End
 	err = r.follow(ctx, src, link, w)
-	return at.loading || r.Spool.Contents().End > before, w.explain(ctx, err)
+	progress = at.loading || r.Spool.Contents().End > before
+	if r.stuck.note(progress); !progress {
+		return false, w.explainStuck(ctx, err)
+	}
+	return true, w.explain(ctx, err)
 }
 
 // begun is where a link begins, and whether with a snapshot.
@@ -87,6 +91,8 @@ func (r *run) connect(ctx context.Context, src *source, w *watched) (_ *Link, at
 		if err := w.prepare(ctx, src); err != nil {
 			return nil, at, err
 		}
+	} else if err := w.raiseForRest(ctx); err != nil {
+		return nil, at, err
 	}
 	link, err := Dial(ctx, LinkConfig{
 		Endpoint: w.server, ListeningPort: r.ListeningPort, PSYNCCommand: r.PSYNCCommand,
