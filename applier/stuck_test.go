@@ -91,3 +91,23 @@ func TestSourceWithSharedBufferKeepsTheLink(t *testing.T) {
 		})
 	}
 }
+
+// A value that neither the source's buffer nor its backlog holds costs the link, and what would be needed to go on: the end says why, on every version.
+func TestSourceLosesWhatItCannotHold(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src := redistest.Start(t, b, redistest.Config("client-output-buffer-limit replica 1mb 0 0", "repl-backlog-size 1mb"))
+			dst := redistest.Start(t, b)
+			m := newMigration(t, src.URL(), dst.URL())
+			r := m.start(t)
+			r.until(t, replica.InSync, "")
+			putLarge(t, src, 5<<20)
+			err := r.wait(t)
+			wantStop(t, err, replica.Decide, "the source cannot continue from the checkpoint")
+			wantStop(t, err, replica.Decide, "client-output-buffer-limit for replicas (1.0 MiB)")
+			wantStop(t, err, replica.Decide, "repl-backlog-size")
+		})
+	}
+}

@@ -42,7 +42,7 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 	defer w.putBack(ctx)
 	link, at, err := r.connect(ctx, src, w)
 	if err != nil {
-		return false, w.explain(ctx, err)
+		return false, w.explain(ctx, w.explainLoss(ctx, src, err))
 	}
 	defer link.Close()
 	if at.loading {
@@ -53,6 +53,7 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 	}
 	before := r.Spool.Contents().End
 	err = r.follow(ctx, src, link, w)
+	r.ended = time.Now()
 	progress = at.loading || r.Spool.Contents().End > before
 	if r.stuck.note(progress); !progress {
 		return false, w.explainStuck(ctx, err)

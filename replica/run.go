@@ -90,6 +90,7 @@ type run struct {
 	unsure time.Time // since when what is named as the source cannot go on; zero while it can
 	cuts   cuts      // of links by the source, because of its buffer limit
 	stuck  stuck     // links that continued and brought nothing
+	ended  time.Time // when the last link ended that had come to its stream
 
 	// Applying's own.
 	lost       lost

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/dustin/go-humanize"
 )
@@ -31,10 +32,8 @@ func (s *stuck) note(progress bool) {
 	s.links++
 }
 
-// tooMuch judges whether a source with that limit closes each link that is to begin at received, because of what it has behind that: offset is its own. It is nil when it
-// does not. A source's buffers may be filled to nine tenths only.
-func (l bufferLimit) tooMuch(received, offset int64) *cut {
-	missing := offset - received
+// tooMuch judges whether a source with that limit closes each link that lacks so many bytes. It is nil when it does not. A source's buffers may be filled to nine tenths only.
+func (l bufferLimit) tooMuch(missing int64) *cut {
 	if l.Hard == 0 || missing <= 0 || float64(missing) < 0.9*float64(l.Hard) {
 		return nil
 	}
@@ -79,6 +78,39 @@ func (w *watched) explainStuck(ctx context.Context, err error) error {
 	return fmt.Errorf("%s: %w", cut.text, err)
 }
 
+// shortly is how soon after a link's end the source's limit is thought of as its reason, where the source cannot go on from there.
+const shortly = 10 * time.Second
+
+// explainLoss adds to the [Stop] of a source that cannot go on why it may have come to that: a value that neither its buffer for the link nor its backlog has held.
+func (w *watched) explainLoss(ctx context.Context, src *source, err error) error {
+	stop := AsStop(err)
+	if stop == nil || stop.Kind != Decide || time.Since(w.ended) > shortly {
+		return err
+	}
+	if limit, missing := w.behind(ctx, src); limit.tooMuch(missing) != nil {
+		more := *stop
+		more.Hint += fmt.Sprintf("; first raise the source's repl-backlog-size, and its client-output-buffer-limit for replicas (%s): the source closed the link, it seems, when %s waited there for us",
+			limit.words(), humanize.IBytes(uint64(missing)))
+		return &more
+	}
+	return err
+}
+
+// behind asks the source how much it has that we have not, and for its limit; 0 where it does not say.
+func (w *watched) behind(ctx context.Context, src *source) (limit bufferLimit, missing int64) {
+	info, err := src.info(ctx)
+	if err != nil {
+		return limit, 0
+	}
+	c := w.Spool.Contents()
+	offset, err := strconv.ParseInt(info["master_repl_offset"], 10, 64)
+	limit, asking := src.effectiveLimit(ctx, info)
+	if errors.Join(err, asking) != nil || info["master_replid"] != c.EndID {
+		return limit, 0
+	}
+	return limit, offset - c.End
+}
+
 // whyStuck asks the source; it is nil when the limit does not explain the end, or the source does not answer.
 func (w *watched) whyStuck(ctx context.Context) *cut {
 	src, err := dialSource(w.server)
@@ -86,15 +118,6 @@ func (w *watched) whyStuck(ctx context.Context) *cut {
 		return nil
 	}
 	defer src.close()
-	info, err := src.info(ctx)
-	if err != nil {
-		return nil
-	}
-	c := w.Spool.Contents()
-	offset, err := strconv.ParseInt(info["master_repl_offset"], 10, 64)
-	limit, asking := src.effectiveLimit(ctx, info)
-	if errors.Join(err, asking) != nil || info["master_replid"] != c.EndID {
-		return nil
-	}
-	return limit.tooMuch(c.End, offset)
+	limit, missing := w.behind(ctx, src)
+	return limit.tooMuch(missing)
 }

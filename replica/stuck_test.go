@@ -25,7 +25,7 @@ func TestTooMuchForALink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := c.limit.tooMuch(c.received, c.there)
+			got := c.limit.tooMuch(c.there - c.received)
 			if (got == nil) != (c.want == "") || got != nil && !strings.Contains(got.hint, c.want) {
 				t.Errorf("got %+v, want %q", got, c.want)
 			}
