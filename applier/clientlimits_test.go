@@ -106,7 +106,11 @@ func TestResends(t *testing.T) {
 	if !r.hangs.among(c, 2) {
 		t.Errorf("%d in a row alone, want 2", r.hangs.n)
 	}
-	step(errAgain, 0, 3, 1)
+	if r.to(4, 1000); r.hangs.among(c, 1) {
+		t.Error("a unit whose reply alone was lost counts against the next one")
+	}
+	r.note(broken, c, 1, 0)
+	step(errAgain, 0, 4, 1)
 	if r.hangs.n != 0 {
 		t.Error("what was left out counts")
 	}

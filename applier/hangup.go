@@ -196,11 +196,15 @@ func (a *Applier) tooLarge(ctx context.Context, c rueidis.CoreClient, h heavy, e
 // until the target has all of them, or hangs up on one that was alone.
 type resends struct {
 	hangs hangUps
+	from  int // the first unit of these tries
 	most  int // units at a time; 0 for all
 }
 
-// to is how far units may be sent from the given one on.
+// to is how far units may be sent from the given one on. Where that is another than before, the target has taken the last one, though its connection broke.
 func (r *resends) to(from, all int) int {
+	if r.from != from {
+		r.from, r.hangs = from, hangUps{}
+	}
 	if r.most == 0 {
 		return all
 	}
