@@ -134,7 +134,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 	if a.conn == nil {
 		return a.insist(ctx, b, nil)
 	}
-	f, err := a.launch(ctx, b, 0, a.rec)
+	f, err := a.launch(ctx, b, 0, len(b.units), a.rec)
 	for {
 		if err != nil { // it was not sent
 			return a.insist(ctx, b, err)
@@ -144,7 +144,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 		var nextErr error
 		if f.to == len(b.units) && !a.asked() {
 			if following = a.queue.takeFull(f.done); following != nil {
-				next, nextErr = a.launch(ctx, following, 0, a.after(f))
+				next, nextErr = a.launch(ctx, following, 0, len(following.units), a.after(f))
 			}
 		}
 		_, err = a.land(ctx, f, nil)
@@ -177,6 +177,7 @@ func (a *Applier) write(ctx context.Context, b *batch) error {
 func (a *Applier) insist(ctx context.Context, b *batch, err error) error {
 	defer a.queue.through(b)
 	pause := newPause()
+	var again resends
 	for {
 		if err != nil && !errors.Is(err, errAgain) {
 			if a.conn != nil {
@@ -189,6 +190,7 @@ func (a *Applier) insist(ctx context.Context, b *batch, err error) error {
 		}
 		if a.conn == nil {
 			if err = a.reopen(ctx); err != nil {
+				again.hangs = hangUps{}
 				continue
 			}
 		}
@@ -199,11 +201,20 @@ func (a *Applier) insist(ctx context.Context, b *batch, err error) error {
 		if next == len(b.units) {
 			return nil
 		}
+		to := again.to(next, len(b.units))
+		if to == next+1 && again.hangs.among(a.conn, 1) {
+			if err = a.hungUpOn(ctx, b, next, again.hangs); err != nil {
+				again.hangs = hangUps{}
+				continue
+			}
+		}
 		var n int
-		if n, err = a.send(ctx, b, next); n > 0 {
+		conn := a.conn
+		if n, err = a.send(ctx, b, next, to); n > 0 {
 			pause.Reset()
 			a.Status.Go(replica.OnTarget)
 		}
+		again.note(err, conn, to-next, n)
 		if err == nil && next+n == len(b.units) {
 			return nil
 		}

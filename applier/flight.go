@@ -34,12 +34,12 @@ func (a *Applier) after(f *flight) checkpoint.Record {
 	return rec
 }
 
-// launch sends units of b from the given one on, in one round trip, and returns while they are under way; land waits for them. A second
+// launch sends units [from, to) of b, or some of them, in one round trip, and returns while they are under way; land waits for them. A second
 // flight may be launched before the first has landed: the connection keeps them in order, and if it ever did not, the fence would.
-func (a *Applier) launch(ctx context.Context, b *batch, from int, base checkpoint.Record) (*flight, error) {
-	f := &flight{b: b, from: from, to: len(b.units), base: base, changes: a.changes, began: time.Now(), done: make(chan struct{})}
+func (a *Applier) launch(ctx context.Context, b *batch, from, to int, base checkpoint.Record) (*flight, error) {
+	f := &flight{b: b, from: from, to: to, base: base, changes: a.changes, began: time.Now(), done: make(chan struct{})}
 	if f.began.Before(a.careful) {
-		f.to = b.cut(from)
+		f.to = min(to, b.cut(from))
 	}
 	if err := a.fits(ctx, b, from, f.to); err != nil {
 		return nil, err
@@ -58,8 +58,8 @@ func (a *Applier) launch(ctx context.Context, b *batch, from int, base checkpoin
 }
 
 // send is launch and land.
-func (a *Applier) send(ctx context.Context, b *batch, from int) (committed int, err error) {
-	f, err := a.launch(ctx, b, from, a.rec)
+func (a *Applier) send(ctx context.Context, b *batch, from, to int) (committed int, err error) {
+	f, err := a.launch(ctx, b, from, to, a.rec)
 	if err != nil {
 		return 0, err
 	}

@@ -56,8 +56,12 @@ func keyPositions(args [][]byte, table map[string]replica.KeySpec) (at []int, ok
 	if last < 0 {
 		last += len(args)
 	}
-	for i := spec.First; i <= last && i < len(args); i += spec.Step {
+	last = min(last, len(args)-1)
+	for i := spec.First; i <= last; i += spec.Step {
 		at = append(at, i)
+		if spec.Step > last-i { // also where the sum would overflow
+			break
+		}
 	}
 	return at, true
 }

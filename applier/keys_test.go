@@ -3,6 +3,7 @@ package applier
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -198,15 +199,17 @@ func TestKeyPositions(t *testing.T) {
 // Whatever the arguments are, the places are inside the command, each once and not its name.
 func FuzzKeyPositions(f *testing.F) {
 	for _, command := range streamed {
-		f.Add(command)
+		f.Add(command, 1, -1, 1)
 	}
-	f.Add("sort")
-	f.Fuzz(func(t *testing.T, command string) {
+	f.Add("sort", 1, 1, 1)
+	f.Add("x a b c", 1, -1, math.MaxInt)
+	f.Add("x a b c", math.MinInt, math.MaxInt, 2)
+	f.Fuzz(func(t *testing.T, command string, first, last, step int) {
 		args := words(command)
 		if len(args) == 0 {
 			return
 		}
-		for _, table := range []map[string]replica.KeySpec{nil, {"x": {First: 1, Last: -1, Step: 1}}} {
+		for _, table := range []map[string]replica.KeySpec{nil, {"x": {First: 1, Last: -1, Step: 1}}, {"x": {First: first, Last: last, Step: step}}} {
 			at, _ := keyPositions(args, table)
 			seen := map[int]bool{}
 			for _, i := range at {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ type keyBatch struct {
 	seq   int64
 	bytes []byte
 	keys  []loadKey
+	left  []int    // the places in keys of those that are not written yet
 	end   progress // behind its last key; zero for the last batch, with which the RDB ends
 
 	giant []byte        // the payload of the last key, which is not in bytes then
@@ -189,7 +191,7 @@ func (l *loader) flushGiant(ctx context.Context, end progress) error {
 func (l *loader) tooLong(ctx context.Context, b *keyBatch, size int64) error {
 	i := len(b.keys) - 1
 	err := l.refuse(ctx, b.keys[i].db, b.command(i, &l.a.target), b.keys[i].offset, b.describe(i),
-		fmt.Errorf("its payload has %d bytes, and the target's proto-max-bulk-len is %d", size, l.a.target.maxBulk))
+		overBulk("its payload has", size, l.a.target.maxBulk))
 	b.bytes, b.giant = b.bytes[:b.start(i)], nil
 	b.keys = b.keys[:i]
 	return err
@@ -235,15 +237,37 @@ func (l *loader) write(ctx context.Context) error {
 }
 
 func (l *loader) writeBatch(ctx context.Context, s *session, b *keyBatch) error {
-	skip := map[int]bool{}
-	for len(skip) < len(b.keys) {
+	for i := range b.keys {
+		b.left = append(b.left, i)
+	}
+	return l.writeKeys(ctx, s, b, b.left)
+}
+
+// writeKeys writes keys of a batch. Those on which the target hangs up again are written in ever smaller parts, until the one is alone that it does not take: between keys
+// there is no order to keep.
+func (l *loader) writeKeys(ctx context.Context, s *session, b *keyBatch, keys []int) error {
+	s.hangs, s.patience = hangUps{}, splitAfter
+	if len(keys) == 1 {
+		s.patience = 1 // a limit that it is over needs no second try
+	}
+	for len(keys) > 0 {
 		v, err := s.run(ctx, func(p *pipeline) {
-			for i := range b.keys {
-				if !skip[i] {
-					p.queue(b.keys[i].db, b.build(p.b, i, &l.a.target), i)
-				}
+			for _, i := range keys {
+				p.queue(b.keys[i].db, b.build(p.b, i, &l.a.target), i)
 			}
 		})
+		if end := (*hungUpError)(nil); errors.As(err, &end) {
+			if at := b.split(keys); at > 0 {
+				if err := l.writeKeys(ctx, s, b, keys[:at]); err != nil {
+					return err
+				}
+				return l.writeKeys(ctx, s, b, keys[at:])
+			}
+			if out, err := l.hungUpOn(ctx, s, b, keys[0], end); out || err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("write the snapshot: %w", err)
 		}
@@ -253,7 +277,7 @@ func (l *loader) writeBatch(ctx context.Context, s *session, b *keyBatch) error 
 			return l.a.diverge(ctx, v)
 		}
 		for _, f := range v.failed {
-			skip[f.ref] = true
+			keys = slices.DeleteFunc(keys, func(i int) bool { return i == f.ref })
 			if err := l.refuse(ctx, b.keys[f.ref].db, b.command(f.ref, &l.a.target), b.keys[f.ref].offset, b.describe(f.ref), f.err); err != nil {
 				return err
 			}
@@ -263,6 +287,25 @@ func (l *loader) writeBatch(ctx context.Context, s *session, b *keyBatch) error 
 		}
 	}
 	return nil
+}
+
+// hungUpOn deals with key i, which was sent alone and on which the target hung up. out tells that it is left out; else it is to be sent again.
+func (l *loader) hungUpOn(ctx context.Context, s *session, b *keyBatch, i int, end *hungUpError) (out bool, err error) {
+	h := heavy{what: "it"}
+	command := b.command(i, &l.a.target)
+	for _, arg := range command {
+		h.add(len(arg))
+	}
+	large := l.a.tooLarge(ctx, s.conn, h, end)
+	switch {
+	case large != nil:
+		return true, l.refuse(ctx, b.keys[i].db, command, b.keys[i].offset, b.describe(i), large)
+	case end.tries < hungUpOften:
+		s.patience = hungUpOften
+	default:
+		s.patience = 0 // it is not the key
+	}
+	return false, nil
 }
 
 // refuse deals with a key that the target will not take: it is kept, and ends the run unless it may go on without it.
@@ -275,9 +318,13 @@ func (l *loader) refuse(ctx context.Context, db int, command [][]byte, offset in
 	if l.a.KeepGoing {
 		return nil
 	}
+	help := mend(reply, "")
+	if help != "" {
+		help += ", and run the same command again; "
+	}
 	return l.a.keepCounts(ctx, &replica.Stop{
 		Kind: replica.Refused, Reason: fmt.Sprintf("the target %s (version %s) refuses %s", l.a.Target, l.a.target.version, what), Err: reply,
-		Hint: "it is in " + l.a.Home.RejectedPath() + "; --on-error=continue loads the snapshot without such keys; once the source does without it, " + newSnapshot,
+		Hint: help + "it is in " + l.a.Home.RejectedPath() + "; --on-error=continue loads the snapshot without such keys; once the source does without it, " + newSnapshot,
 	})
 }
 
@@ -344,7 +391,7 @@ func (b *keyBatch) reset() {
 	if cap(b.bytes) > 4*loadBytes { // a giant value's memory is given back
 		b.bytes = nil
 	}
-	b.bytes, b.keys, b.end, b.giant = b.bytes[:0], b.keys[:0], progress{}, nil
+	b.bytes, b.keys, b.left, b.end, b.giant = b.bytes[:0], b.keys[:0], b.left[:0], progress{}, nil
 	if b.in != nil {
 		close(b.in)
 		b.in = nil
@@ -364,6 +411,15 @@ func (b *keyBatch) payload(i int) []byte {
 		return b.giant
 	}
 	return b.bytes[b.keys[i].key:b.keys[i].payload]
+}
+
+// split is where keys are parted of which the target does not take one: before the last, if that is large, for a large key ends its batch; else in the middle.
+func (b *keyBatch) split(keys []int) int {
+	n := len(keys)
+	if last := keys[n-1]; len(b.payload(last)) >= largeWrite {
+		return n - 1
+	}
+	return n / 2
 }
 
 // build makes the RESTORE of key i, over the batch's memory: it may be reused only after the reply.

@@ -104,6 +104,11 @@ func claimFor(ctx context.Context, c rueidis.Client, e replica.Endpoint, name, t
 	if err != nil {
 		return claimReply{}, lackStop(e, err)
 	}
+	return parseClaim(reply)
+}
+
+// parseClaim reads what claimScript says.
+func parseClaim(reply []rueidis.RedisMessage) (claimReply, error) {
 	if len(reply) != 4 {
 		return claimReply{}, fmt.Errorf("the target gave %d replies", len(reply))
 	}
@@ -116,7 +121,7 @@ func claimFor(ctx context.Context, c rueidis.Client, e replica.Endpoint, name, t
 		return claimReply{who: words[1], left: words[2], until: words[3]}, nil
 	}
 	got := claimReply{won: true, epoch: parseInt(words[1]), lease: parseInt(words[2])}
-	if got.epoch == 0 || got.lease == 0 {
+	if got.epoch <= 0 || got.lease <= 0 {
 		return claimReply{}, fmt.Errorf("the target answered epoch %q, lease %q", words[1], words[2])
 	}
 	return got, nil
@@ -189,7 +194,16 @@ func (a *Applier) endOthers(ctx context.Context) {
 		a.Log.Debug().Err(err).Msg("cannot look for connections of an earlier owner")
 		return
 	}
-	ours := clientName(a.Name) + ":"
+	for _, id := range connectionsBefore(list, a.Name, a.owner.epoch) {
+		if err := a.client.Do(ctx, a.client.B().ClientKill().Id(id).Build()).Error(); err != nil {
+			a.Log.Debug().Err(err).Msg("cannot end a connection of an earlier owner")
+		}
+	}
+}
+
+// connectionsBefore reads of CLIENT LIST the IDs of a migration's connections whose owner's epoch is below this one.
+func connectionsBefore(list, migration string, epoch int64) (ids []int64) {
+	ours := clientName(migration) + ":"
 	for line := range strings.Lines(list) {
 		var id, name string
 		for _, field := range strings.Fields(line) {
@@ -199,14 +213,14 @@ func (a *Applier) endOthers(ctx context.Context) {
 				name = v
 			}
 		}
-		epoch, ok := strings.CutPrefix(name, ours)
-		if !ok || parseInt(epoch) >= a.owner.epoch {
-			continue
-		}
-		if err := a.client.Do(ctx, a.client.B().ClientKill().Id(parseInt(id)).Build()).Error(); err != nil {
-			a.Log.Debug().Err(err).Msg("cannot end a connection of an earlier owner")
+		text, ok := strings.CutPrefix(name, ours)
+		of, bad := strconv.ParseInt(text, 10, 64)
+		n, none := strconv.ParseInt(id, 10, 64)
+		if ok && bad == nil && none == nil && of < epoch && n > 0 {
+			ids = append(ids, n)
 		}
 	}
+	return ids
 }
 
 // lookEvery is how often the target is looked at beside that.

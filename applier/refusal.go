@@ -8,12 +8,14 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"redferry/applier/checkpoint"
 	"redferry/replica"
 )
 
 // fits makes sure, before anything is sent, of what the target could not refuse properly: a database that it does not have, and an
-// argument that is longer than it reads (it would close the connection on it, again and again).
+// argument that is longer than it reads, or more arguments than that (it would close the connection on it, again and again).
 func (a *Applier) fits(ctx context.Context, b *batch, from, to int) error {
 	first, last := b.span(from, to)
 	for i := first; i < last; i++ {
@@ -31,13 +33,19 @@ func (a *Applier) fits(ctx context.Context, b *batch, from, to int) error {
 				return err
 			}
 		}
-		longest := 0
-		b.arguments(i, func(arg []byte) { longest = max(longest, len(arg)) })
+		h := heavy{what: "it"}
+		b.arguments(i, func(arg []byte) { h.add(len(arg)) })
 		if c.unfit != nil {
 			return a.refuseCommands(b, []failure{{i, c.unfit}})
 		}
-		if int64(longest) > a.target.maxBulk {
-			return a.refuseCommands(b, []failure{{i, fmt.Errorf("an argument of %d bytes; the target's proto-max-bulk-len is %d", longest, a.target.maxBulk)}})
+		if h.longest > a.target.maxBulk {
+			return a.refuseCommands(b, []failure{{i, overBulk("an argument has", h.longest, a.target.maxBulk)}})
+		}
+		if h.args > oldArguments && !a.target.since(7, 0) {
+			return a.refuseCommands(b, []failure{{i, &largeError{
+				why:  fmt.Sprintf("%s, and a server before 7.0 takes %s arguments", &h, humanize.Comma(oldArguments)),
+				mend: "migrate to a target of version 7.0 or later",
+			}}})
 		}
 	}
 	return nil
@@ -66,7 +74,7 @@ func (a *Applier) refuseCommands(b *batch, failed []failure) error {
 		return &replica.Stop{
 			Kind: replica.Refused, Err: f.err,
 			Reason: fmt.Sprintf("the target cannot take %s, in the unit that ends at offset %d", b.describe(f.ref), b.units[b.unitOf(f.ref)].end.Offset),
-			Hint:   "nothing of that unit, or after it, was applied: mend the cause and run the same command again, or leave the write out with --on-error=continue",
+			Hint:   "nothing of that unit, or after it, was applied: " + mend(f.err, "mend the cause") + ", and run the same command again, or leave the write out with --on-error=continue",
 		}
 	}
 	for _, f := range failed {

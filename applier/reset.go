@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -80,13 +81,22 @@ func findTraces(ctx context.Context, c rueidis.Client, e replica.Endpoint, name 
 			return t, fmt.Errorf("read the checkpoint in %s: %w", e, replica.AuthStop("target", e, err))
 		}
 	}
-	t.Checkpoint, _ = results[0].AsStrMap()
-	t.OwnerKey, _ = results[1].AsStrMap()
-	clock, err := results[2].AsStrSlice()
-	if err != nil || len(clock) != 2 {
-		return t, fmt.Errorf("read the clock of %s: it says %q: %w", e, clock, err)
+	now, err := results[2].AsStrSlice()
+	if err == nil {
+		t.Now, err = clockTime(now)
 	}
-	t.Now = time.Unix(parseInt(clock[0]), parseInt(clock[1])*1000)
+	if err != nil {
+		return t, fmt.Errorf("read the clock of %s: %w", e, err)
+	}
+	record, _ := results[0].AsStrMap()
+	owner, _ := results[1].AsStrMap()
+	t.read(record, owner)
+	return t, nil
+}
+
+// read takes the fields of the migration's keys in.
+func (t *Traces) read(record, owner map[string]string) {
+	t.Checkpoint, t.OwnerKey = record, owner
 	t.Record, t.HasRecord, t.Unusable = checkpoint.Parse(t.Checkpoint)
 	if t.HasOwner = t.OwnerKey["epoch"] != ""; t.HasOwner {
 		t.Owner = Owner{
@@ -94,7 +104,19 @@ func findTraces(ctx context.Context, c rueidis.Client, e replica.Endpoint, name 
 			Epoch: parseInt(t.OwnerKey["epoch"]), Lease: time.UnixMilli(parseInt(t.OwnerKey["lease"])),
 		}
 	}
-	return t, nil
+}
+
+// clockTime reads the reply to TIME.
+func clockTime(reply []string) (time.Time, error) {
+	if len(reply) != 2 {
+		return time.Time{}, fmt.Errorf("TIME gives %d texts", len(reply))
+	}
+	seconds, err := strconv.ParseInt(reply[0], 10, 64)
+	micros, bad := strconv.ParseInt(reply[1], 10, 64)
+	if errors.Join(err, bad) != nil || seconds < 0 || micros < 0 || micros >= 1e6 {
+		return time.Time{}, fmt.Errorf("TIME gives %.40q", reply)
+	}
+	return time.Unix(seconds, micros*1000), nil
 }
 
 // None tells that the target holds nothing of the migration.

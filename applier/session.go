@@ -20,6 +20,9 @@ type session struct {
 	// still is asked before each try, when nothing of an earlier one can take effect any more; an error ends run.
 	// nil for a transaction that nothing outside of the target speaks against.
 	still func(ctx context.Context) error
+	// patience is in how many tries in a row the target may hang up on one transaction; then run ends with a hungUpError. 0 is for ever.
+	patience int
+	hangs    hangUps // in a row, on the transaction that run tries
 }
 
 func (s *session) close() {
@@ -38,6 +41,9 @@ func (s *session) run(ctx context.Context, fill func(p *pipeline)) (verdict, err
 		if no := (*refusedTry)(nil); errors.As(err, &no) {
 			return verdict{}, no.err
 		}
+		if no := (*hungUpError)(nil); errors.As(err, &no) {
+			return verdict{}, no
+		}
 		if err == nil {
 			if waited {
 				s.a.Status.Go(replica.OnTarget)
@@ -54,6 +60,7 @@ func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, err
 	if s.conn == nil {
 		conn, err := s.a.dial(ctx, s.doubt)
 		if err != nil {
+			s.hangs = hangUps{}
 			return verdict{}, err
 		}
 		if s.held != "" && conn.history != s.held {
@@ -61,6 +68,9 @@ func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, err
 			return verdict{}, fmt.Errorf("the target was restarted, or has failed over: %w", errLost)
 		}
 		s.conn, s.doubt = conn, false
+		if s.patience > 0 && s.hangs.among(conn, s.patience) {
+			return verdict{}, &hungUpError{tries: s.hangs.n, before: s.hangs.info, after: conn.info}
+		}
 	}
 	if s.still != nil {
 		if err := s.still(ctx); err != nil {
@@ -73,8 +83,10 @@ func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, err
 	p.end(0)
 	v := p.txns[0].judge(s.conn.DoMulti(context.WithoutCancel(ctx), p.cmds...))
 	if v.committed || len(v.failed) > 0 {
+		s.hangs = hangUps{}
 		return v, nil
 	}
+	s.hangs.count(v.err, s.conn)
 	s.doubt = errors.Is(v.err, errBroken)
 	s.close()
 	switch {

@@ -219,9 +219,7 @@ func (s *settler) hash(ctx context.Context, db int, key string) error {
 
 // count takes what a script says that it has done.
 func (s *settler) count(db int, reply []rueidis.RedisMessage) {
-	looked, _ := reply[1].AsInt64()
-	k, _ := reply[2].AsInt64()
-	f, _ := reply[3].AsInt64()
+	looked, k, f := counted(&reply[1]), counted(&reply[2]), counted(&reply[3])
 	s.at.Looked += looked
 	s.at.Settled += k
 	s.at.Fields += f
@@ -230,6 +228,12 @@ func (s *settler) count(db int, reply []rueidis.RedisMessage) {
 	for i := 0; i+1 < len(nearest); i += 2 {
 		s.near.add(db, nearest[i], parseInt(nearest[i+1]))
 	}
+}
+
+// counted is a number of things, for people; 0 for what is none.
+func counted(reply *rueidis.RedisMessage) int64 {
+	n, _ := reply.AsInt64()
+	return max(0, n)
 }
 
 // settleReplies is how many replies each of the scripts gives.

@@ -199,13 +199,14 @@ func (a *Applier) Intact(ctx context.Context) error {
 // targetTime is the target's clock.
 func (a *Applier) targetTime(ctx context.Context) (time.Time, error) {
 	reply, err := a.ask(ctx, func(b rueidis.Builder) rueidis.Completed { return b.Time().Build() }).AsStrSlice()
-	if err == nil && len(reply) != 2 {
-		err = fmt.Errorf("it says %q", reply)
+	now := time.Time{}
+	if err == nil {
+		now, err = clockTime(reply)
 	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("ask the target for its time: %w", replica.AuthStop("target", a.Target, err))
 	}
-	return time.Unix(parseInt(reply[0]), parseInt(reply[1])*1000), nil
+	return now, nil
 }
 
 // ask gives the target a command that changes nothing. A connection that has been idle may have been closed since, and every

@@ -340,24 +340,48 @@ func (a *Applier) admitted(ctx context.Context, c *conn, results []rueidis.Redis
 			Hint: "check --source and --target",
 		}
 	}
-	replies, err := results[5].ToArray()
-	if rueidis.IsRedisNil(err) {
-		return errors.New("the checkpoint changed just now")
+	epoch, fence, err := parseAdmission(results[5].ToMessage())
+	if err != nil {
+		return fmt.Errorf("open a connection to the target: %w", replica.AuthStop("target", a.Target, err))
 	}
-	if err != nil || len(replies) != 1 {
-		return fmt.Errorf("the target answered a transaction of one command with %d replies: %w", len(replies), err)
-	}
-	pair, err := replies[0].AsStrSlice()
-	if err != nil || len(pair) != 2 {
-		return fmt.Errorf("read the owner's epoch: %d values: %w", len(pair), replica.AuthStop("target", a.Target, err))
-	}
-	switch epoch := parseInt(pair[0]); {
+	switch {
 	case epoch > a.owner.epoch:
 		return a.owner.overtaken(ctx, c)
 	case epoch < a.owner.epoch:
 		return errLost
 	}
-	c.fence = pair[1]
+	c.fence = fence
 	c.history, c.info = history(info), info
 	return nil
+}
+
+// parseAdmission reads the reply to the EXEC around admitScript: the owner's epoch, 0 without one, and the fence's value.
+func parseAdmission(exec rueidis.RedisMessage, err error) (epoch int64, fence string, _ error) {
+	if rueidis.IsRedisNil(err) {
+		return 0, "", errors.New("the checkpoint changed just now")
+	}
+	var replies []rueidis.RedisMessage
+	if err == nil {
+		replies, err = exec.ToArray()
+	}
+	if err != nil {
+		return 0, "", err
+	}
+	if len(replies) != 1 {
+		return 0, "", fmt.Errorf("it answered a transaction of one command with %d replies", len(replies))
+	}
+	pair, err := replies[0].AsStrSlice()
+	if err != nil {
+		return 0, "", err
+	}
+	if len(pair) != 2 {
+		return 0, "", fmt.Errorf("read the owner's epoch: %d values instead of 2", len(pair))
+	}
+	if pair[0] == "" {
+		return 0, pair[1], nil
+	}
+	if epoch, err = strconv.ParseInt(pair[0], 10, 64); err != nil || epoch < 0 {
+		return 0, "", fmt.Errorf("read the owner's epoch: it is %.40q", pair[0])
+	}
+	return epoch, pair[1], nil
 }

@@ -21,11 +21,11 @@ type Database struct {
 func Keyspace(info map[string]string) (there []Database, err error) {
 	for name, stats := range info { // db0:keys=12,expires=3,avg_ttl=0
 		digits, ok := strings.CutPrefix(name, "db")
-		number, bad := strconv.Atoi(digits)
+		number, bad := strconv.ParseUint(digits, 10, 31)
 		if !ok || bad != nil {
 			continue
 		}
-		d := Database{Number: number, Keys: -1}
+		d := Database{Number: int(number), Keys: -1}
 		if bad := d.read(stats); bad != nil {
 			err = fmt.Errorf("read the keyspace %q: %w", stats, bad)
 			continue

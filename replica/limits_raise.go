@@ -200,9 +200,23 @@ func (l *limits) read() ([]raisedLimit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the source's earlier limits: %w", err)
 	}
+	records, err := parseRaised(text)
+	if err != nil {
+		return nil, fmt.Errorf("read the source's earlier limits in %s (look at the source's %s, then remove the file): %w", l.path, bufferLimitName, err)
+	}
+	return records, nil
+}
+
+// parseRaised reads the file. Each of its records has a limit that can be put back.
+func parseRaised(text []byte) ([]raisedLimit, error) {
 	var records []raisedLimit
 	if err := json.Unmarshal(text, &records); err != nil {
-		return nil, fmt.Errorf("read the source's earlier limits in %s (look at the source's %s, then remove the file): %w", l.path, bufferLimitName, err)
+		return nil, err
+	}
+	for _, r := range records {
+		if _, err := parseBufferLimit(r.Limit); err != nil {
+			return nil, err
+		}
 	}
 	return records, nil
 }

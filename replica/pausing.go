@@ -18,15 +18,14 @@ func (w *sourceWrites) notPaused(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		why := info["paused_reason"]
-		if why == "" || why == "none" {
+		why, left := pausedFor(info)
+		if why == "" {
 			return nil
 		}
-		ms, err := strconv.Atoi(info["paused_timeout_milliseconds"])
-		over := time.Now().Add(time.Duration(ms)*time.Millisecond + time.Millisecond)
-		if err != nil || over.After(most) {
+		over := time.Now().Add(left)
+		if over.After(most) {
 			return &Stop{
-				Kind: Decide, Reason: fmt.Sprintf("the source %s is paused already, by %s, for another %d ms: a cutover would end that, too", w.server, why, ms),
+				Kind: Decide, Reason: fmt.Sprintf("the source %s is paused already, by %s, for another %v: a cutover would end that, too", w.server, why, left),
 				Hint: "wait until that is over, or CLIENT UNPAUSE on the source; or, when it is what stops the writes, --source-writes=stopped",
 			}
 		}
@@ -36,6 +35,19 @@ func (w *sourceWrites) notPaused(ctx context.Context) error {
 		case <-time.After(time.Until(over)):
 		}
 	}
+}
+
+// pausedFor reads of INFO why a source is paused, and for how long still; "" for one that is not. A time that cannot be read is as long as any.
+func pausedFor(info map[string]string) (why string, left time.Duration) {
+	if why = info["paused_reason"]; why == "" || why == "none" {
+		return "", 0
+	}
+	const longest = 100 * 365 * 24 * time.Hour
+	ms, err := strconv.ParseInt(info["paused_timeout_milliseconds"], 10, 64)
+	if err != nil || ms > longest.Milliseconds() {
+		return why, longest
+	}
+	return why, time.Duration(max(0, ms)+1) * time.Millisecond
 }
 
 // pauseFor pauses the source's writes once.

@@ -42,7 +42,7 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 	defer w.putBack(ctx)
 	link, at, err := r.connect(ctx, src, w)
 	if err != nil {
-		return false, w.explain(ctx, err)
+		return false, w.explain(ctx, w.explainLoss(ctx, src, err))
 	}
 	defer link.Close()
 	if at.loading {
@@ -53,7 +53,12 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 	}
 	before := r.Spool.Contents().End
 	err = r.follow(ctx, src, link, w)
-	return at.loading || r.Spool.Contents().End > before, w.explain(ctx, err)
+	r.ended = time.Now()
+	progress = at.loading || r.Spool.Contents().End > before
+	if r.stuck.note(progress); !progress {
+		return false, w.explainStuck(ctx, err)
+	}
+	return true, w.explain(ctx, err)
 }
 
 // begun is where a link begins, and whether with a snapshot.
@@ -87,6 +92,8 @@ func (r *run) connect(ctx context.Context, src *source, w *watched) (_ *Link, at
 		if err := w.prepare(ctx, src); err != nil {
 			return nil, at, err
 		}
+	} else if err := w.raiseForRest(ctx); err != nil {
+		return nil, at, err
 	}
 	link, err := Dial(ctx, LinkConfig{
 		Endpoint: w.server, ListeningPort: r.ListeningPort, PSYNCCommand: r.PSYNCCommand,

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/redis/rueidis"
 )
@@ -98,11 +100,11 @@ func (e Endpoint) askSentinel(ctx context.Context, host string) (Endpoint, error
 	case err != nil:
 		return Endpoint{}, err
 	}
-	addr, err := reply.AsStrSlice()
-	if err != nil || len(addr) != 2 {
-		return Endpoint{}, fmt.Errorf("it answers with %d texts instead of an address", len(addr))
+	addr, err := primaryAddr(&reply)
+	if err != nil {
+		return Endpoint{}, err
 	}
-	server := e.at(net.JoinHostPort(addr[0], addr[1]))
+	server := e.at(addr)
 	role, err := server.role(ctx)
 	switch {
 	case err != nil && !refuses(server, err): // one that refuses us tells the caller itself
@@ -113,19 +115,42 @@ func (e Endpoint) askSentinel(ctx context.Context, host string) (Endpoint, error
 	return server, nil
 }
 
+// primaryAddr reads the address that a sentinel names.
+func primaryAddr(reply *rueidis.RedisMessage) (string, error) {
+	addr, err := reply.AsStrSlice()
+	if err != nil || len(addr) != 2 {
+		return "", fmt.Errorf("it answers with %d texts instead of an address", len(addr))
+	}
+	host, port := addr[0], addr[1]
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsFunc(host, notInHost) {
+		return "", fmt.Errorf("it names %.100q, port %.20q, which is no address", host, port)
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// notInHost tells a character that no host's name and no IP address has.
+func notInHost(r rune) bool {
+	return r <= ' ' || r == unicode.ReplacementChar || strings.ContainsRune("/@[]\"\\", r) || !unicode.IsPrint(r)
+}
+
+// masterNames reads the names of the primaries that a sentinel knows, in their order.
+func masterNames(reply *rueidis.RedisMessage) (names []string) {
+	masters, _ := reply.ToArray()
+	for _, m := range masters {
+		if fields, _ := m.AsStrMap(); fields["name"] != "" {
+			names = append(names, fields["name"])
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // unknownMaster is the end of a search by a name that the sentinel does not have.
 func (e Endpoint) unknownMaster(ctx context.Context, name string) error {
 	hint := "look for the name in its configuration: sentinel monitor NAME …"
 	if reply, err := e.ask(ctx, "SENTINEL", "MASTERS"); err == nil {
-		masters, _ := reply.ToArray()
-		var names []string
-		for _, m := range masters {
-			fields, _ := m.AsStrMap()
-			names = append(names, fields["name"])
-		}
-		slices.Sort(names)
 		hint = "it knows none at all"
-		if len(names) > 0 {
+		if names := masterNames(&reply); len(names) > 0 {
 			hint = "it knows " + strings.Join(names, ", ")
 		}
 	}

@@ -127,7 +127,12 @@ func (s *source) readTimeout(ctx context.Context) time.Duration {
 	if err != nil {
 		return 0 // CONFIG is often not permitted; the default serves
 	}
-	n, err := strconv.Atoi(m["repl-timeout"])
+	return secondsText(m["repl-timeout"])
+}
+
+// secondsText is a time that a server gives in seconds; 0 where it is none, or one that no server has: these end at 2^31.
+func secondsText(text string) time.Duration {
+	n, err := strconv.ParseInt(text, 10, 32)
 	if err != nil || n <= 0 {
 		return 0
 	}
@@ -140,17 +145,29 @@ func (s *source) commands(ctx context.Context) map[string]KeySpec {
 	if err != nil {
 		return nil
 	}
+	return keySpecs(list)
+}
+
+// mostPlaces is more than any command has of arguments by their places.
+const mostPlaces = 1 << 30
+
+// keySpecs reads the reply to COMMAND. What is no command is left out, and so is one that has its keys where no command can: its keys are then not known.
+func keySpecs(list []rueidis.RedisMessage) map[string]KeySpec {
 	table := make(map[string]KeySpec, len(list))
 	for _, entry := range list { // name, arity, flags, first, last, step, …
 		fields, err := entry.ToArray()
 		if err != nil || len(fields) < 6 {
 			continue
 		}
-		name, _ := fields[0].ToString()
+		name, noName := fields[0].ToString()
 		flags, _ := fields[2].AsStrSlice()
-		first, _ := fields[3].AsInt64()
-		last, _ := fields[4].AsInt64()
-		step, _ := fields[5].AsInt64()
+		first, noFirst := fields[3].AsInt64()
+		last, noLast := fields[4].AsInt64()
+		step, noStep := fields[5].AsInt64()
+		if errors.Join(noName, noFirst, noLast, noStep) != nil || name == "" ||
+			first < 0 || first > mostPlaces || last < -mostPlaces || last > mostPlaces || step < 0 || step > mostPlaces {
+			continue
+		}
 		table[strings.ToLower(name)] = KeySpec{
 			First: int(first), Last: int(last), Step: int(step), Movable: slices.Contains(flags, "movablekeys"),
 		}
@@ -182,7 +199,11 @@ func (s *source) describe(ctx context.Context, e Endpoint, info map[string]strin
 		if err != nil {
 			return si, fmt.Errorf("ask the source for CLUSTER INFO: %w", err)
 		}
-		if n, err := strconv.Atoi(ParseInfo(text)["cluster_size"]); err != nil || n > 1 {
+		n, err := strconv.Atoi(ParseInfo(text)["cluster_size"])
+		if err != nil {
+			return si, fmt.Errorf("read the source's CLUSTER INFO: its cluster_size: %w", err)
+		}
+		if n > 1 {
 			return si, &Stop{
 				Kind: Config, Reason: fmt.Sprintf("the source is a cluster of %d shards, and only one shard can be a source yet", n),
 				Hint: "docs/limitations.md says what is planned",

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 )
 
@@ -133,6 +134,10 @@ func (s *Span) UnmarshalJSON(text []byte) error {
 	var seconds float64
 	if err := json.Unmarshal(text, &seconds); err != nil {
 		return err
+	}
+	const most = 1 << 33 // 272 years: what a duration holds
+	if seconds < -most || seconds > most {
+		return fmt.Errorf("%v seconds are no duration", seconds)
 	}
 	*s = Span(seconds * float64(time.Second))
 	return nil

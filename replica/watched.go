@@ -17,6 +17,8 @@ type watched struct {
 	info  map[string]string // of the source, before it began
 	facts bufferFacts
 	mark  *transferMark // nil unless a snapshot is under way, or what was written during it has not all arrived
+
+	raised bool // the limit is lifted for a link that continues, until what it begins with has arrived
 }
 
 // worthMeasuring is how long an RDB must take before the source's write rate is measured for it: what is written in less fits into any buffer.
@@ -57,8 +59,8 @@ func (w *watched) began(at Position) {
 
 // seen is called with what has arrived and what the source has written, once the RDB is complete: when all that had waited has come, the snapshot is over.
 func (w *watched) seen(ctx context.Context, received, sourceOffset int64) {
-	if w.mark != nil && w.limits.drained(received, sourceOffset) {
-		w.mark = nil
+	if (w.mark != nil || w.raised) && w.limits.drained(received, sourceOffset) {
+		w.mark, w.raised = nil, false
 		_ = w.cuts.count(nil) // counts anew, which is no error
 		w.putBack(ctx)
 	}
@@ -74,9 +76,14 @@ func (w *watched) putBack(ctx context.Context) {
 	}
 }
 
-// explain finds out whether it was for the limit that the link ended with err. After two such ends the error is a [Stop].
+// decided tells whether it is known why a link ended with err.
+func decided(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || AsStop(err) != nil || errors.Is(err, errStopAt) || errors.Is(err, errReplan)
+}
+
+// explain finds out whether it was for the limit that a snapshot's link ended with err. After two such ends the error is a [Stop].
 func (w *watched) explain(ctx context.Context, err error) error {
-	if w.mark == nil || ctx.Err() != nil || AsStop(err) != nil || errors.Is(err, errStopAt) || errors.Is(err, errReplan) {
+	if w.mark == nil || decided(ctx, err) {
 		return err
 	}
 	end := linkEnd{when: time.Now(), received: max(w.Spool.Contents().End, w.mark.at.Offset), rdb: w.Status.SnapshotReceived.Load(), rdbSize: w.Status.SnapshotSize.Load()}

@@ -255,7 +255,15 @@ func settings(ctx context.Context, c rueidis.Client, names []string) map[string]
 
 // knows tells whether a server has a command.
 func knows(ctx context.Context, c rueidis.Client, name string) tristate {
-	list, err := c.Do(ctx, c.B().Arbitrary("COMMAND", "INFO", name).Build()).ToArray()
+	return known(c.Do(ctx, c.B().Arbitrary("COMMAND", "INFO", name).Build()).ToMessage())
+}
+
+// known reads the reply to COMMAND INFO of one command.
+func known(reply rueidis.RedisMessage, err error) tristate {
+	var list []rueidis.RedisMessage
+	if err == nil {
+		list, err = reply.ToArray()
+	}
 	switch {
 	case err != nil || len(list) != 1:
 		return unknown
@@ -274,6 +282,11 @@ func modules(ctx context.Context, c rueidis.Client) []string {
 	if err != nil {
 		return nil
 	}
+	return moduleNames(list)
+}
+
+// moduleNames reads the reply to MODULE LIST; it is not nil.
+func moduleNames(list []rueidis.RedisMessage) []string {
 	names := []string{}
 	for _, m := range list {
 		fields, err := m.AsMap()
@@ -291,18 +304,33 @@ func modules(ctx context.Context, c rueidis.Client) []string {
 // watched tells whether sentinels are connected: they all listen on one channel. Where that may not
 // be asked for, their connections' names tell.
 func watched(ctx context.Context, c rueidis.Client) tristate {
-	reply, err := c.Do(ctx, c.B().PubsubNumsub().Channel("__sentinel__:hello").Build()).ToArray()
-	if err == nil && len(reply) == 2 {
-		if n, err := reply[1].AsInt64(); err != nil || n > 0 {
-			return yes
-		}
-		return no
+	if there := listeners(c.Do(ctx, c.B().PubsubNumsub().Channel("__sentinel__:hello").Build()).ToMessage()); there != unknown {
+		return there
 	}
 	list, err := c.Do(ctx, c.B().ClientList().Build()).ToString()
 	switch {
 	case err != nil:
 		return unknown
 	case strings.Contains(list, " name=sentinel-"):
+		return yes
+	}
+	return no
+}
+
+// listeners reads the reply to PUBSUB NUMSUB of one channel: whether it has some.
+func listeners(reply rueidis.RedisMessage, err error) tristate {
+	var pair []rueidis.RedisMessage
+	if err == nil {
+		pair, err = reply.ToArray()
+	}
+	if err != nil || len(pair) != 2 {
+		return unknown
+	}
+	n, err := pair[1].AsInt64()
+	switch {
+	case err != nil:
+		return unknown
+	case n > 0:
 		return yes
 	}
 	return no

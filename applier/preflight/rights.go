@@ -144,12 +144,7 @@ func (r *rights) dryRun(ctx context.Context, c rueidis.Client, needs []need) err
 
 // read judges by the user's rules, for servers before 7.0. A rule of a category is looked up on the server.
 func (r *rights) read(ctx context.Context, c rueidis.Client, needs []need) error {
-	user, err := c.Do(ctx, c.B().Arbitrary("ACL", "GETUSER", r.user).Build()).AsMap()
-	if err != nil {
-		return err
-	}
-	rules := user["commands"]
-	text, err := rules.ToString()
+	text, keys, err := rulesOf(c.Do(ctx, c.B().Arbitrary("ACL", "GETUSER", r.user).Build()).ToMessage())
 	if err != nil {
 		return err
 	}
@@ -160,14 +155,6 @@ func (r *rights) read(ctx context.Context, c rueidis.Client, needs []need) error
 			if categories[name], err = c.Do(ctx, c.B().Arbitrary("ACL", "CAT", category).Build()).AsStrSlice(); err != nil {
 				return err
 			}
-		}
-	}
-	patterns := user["keys"]
-	keys, err := patterns.AsStrSlice()
-	if err != nil { // a text from 7.0 on
-		keys = nil
-		if text, err := patterns.ToString(); err == nil {
-			keys = strings.Fields(text)
 		}
 	}
 	allKeys := slices.Contains(keys, "*") || slices.Contains(keys, "~*")
@@ -184,6 +171,26 @@ func (r *rights) read(ctx context.Context, c rueidis.Client, needs []need) error
 		}
 	}
 	return nil
+}
+
+// rulesOf reads the reply to ACL GETUSER: the rules about commands, and the patterns of keys.
+func rulesOf(reply rueidis.RedisMessage, err error) (commands string, keys []string, _ error) {
+	if err != nil {
+		return "", nil, err
+	}
+	user, err := reply.AsMap()
+	if err != nil {
+		return "", nil, err
+	}
+	rules, patterns := user["commands"], user["keys"]
+	if commands, err = rules.ToString(); err != nil {
+		return "", nil, err
+	}
+	if keys, err = patterns.AsStrSlice(); err != nil { // a text from 7.0 on
+		text, _ := patterns.ToString()
+		keys = strings.Fields(text)
+	}
+	return commands, keys, nil
 }
 
 // permits goes through a user's rules, of which the last one that names a command decides. It knows those of ACL GETUSER: +@category, -command, +command|subcommand.

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -170,16 +171,28 @@ func (c *conn) libraries(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := replies[0].ToArray()
-	if err != nil {
+	if found, err = libraries(replies[0].ToMessage()); err != nil {
 		return nil, fmt.Errorf("list the functions of the %s %s: %w", c.end, c.endpoint, err)
 	}
+	return found, nil
+}
+
+// libraries reads the reply to FUNCTION LIST WITHCODE: the code of each by its name.
+func libraries(r rueidis.RedisMessage, err error) (map[string]string, error) {
+	list, err := listOf(r, err)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]string, len(list))
 	for i := range list {
 		fields, err := list[i].AsMap()
 		if err != nil {
-			return nil, fmt.Errorf("list the functions of the %s %s: %w", c.end, c.endpoint, err)
+			return nil, err
 		}
 		name, code := fields["library_name"], fields["library_code"]
+		if scalar(&name) == "" || !code.IsString() {
+			return nil, errors.New("a library has no name or no code")
+		}
 		found[scalar(&name)] = scalar(&code)
 	}
 	return found, nil

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 
 	"github.com/redis/rueidis"
@@ -108,8 +109,14 @@ func (w *worker) largeList(ctx context.Context, db int, p *pair) (*Difference, e
 		if err != nil {
 			return nil, err
 		}
-		s, _ := source[0].AsStrSlice()
-		t, _ := target[0].AsStrSlice()
+		s, err := elementsOf(source[0].ToMessage())
+		if err != nil {
+			return nil, err
+		}
+		t, err := elementsOf(target[0].ToMessage())
+		if err != nil {
+			return nil, err
+		}
 		for i := range max(len(s), len(t)) {
 			if i >= len(s) || i >= len(t) || s[i] != t[i] {
 				d := &Difference{DB: db, Key: p.key, Kind: Value}
@@ -121,6 +128,18 @@ func (w *worker) largeList(ctx context.Context, db int, p *pair) (*Difference, e
 			return nil, nil
 		}
 	}
+}
+
+// elementsOf reads the reply to LRANGE; of a list that is gone there are none.
+func elementsOf(r rueidis.RedisMessage, err error) ([]string, error) {
+	_, err = listOf(r, err)
+	if about(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.AsStrSlice()
 }
 
 // largeTable compares what has elements with names: each of the source's is looked up in the target. Where the numbers differ then, each of the target's in the source.
@@ -225,6 +244,19 @@ func (t *tablePass) page(ctx context.Context, list []string) (*Difference, error
 	return t.w.sameValue(t.db, &alike, t.kind, source, target, now), nil
 }
 
+// fields takes in the values of a hash's fields, as HMGET gives them.
+func (v *value) fields(names []string, list []rueidis.RedisMessage) error {
+	if len(list) != len(names) {
+		return fmt.Errorf("read %d fields of a hash: %d replies", len(names), len(list))
+	}
+	for i := range list {
+		if text, err := list[i].ToString(); err == nil {
+			v.elements[names[i]] = text
+		}
+	}
+	return nil
+}
+
 // lookUp asks the other side for elements by their names.
 func (t *tablePass) lookUp(ctx context.Context, names []string) (v value, err error) {
 	b := t.to.dedicated.B()
@@ -234,19 +266,14 @@ func (t *tablePass) lookUp(ctx context.Context, names []string) (v value, err er
 		if err != nil {
 			return v, err
 		}
-		list, err := replies[0].ToArray()
+		list, err := listOf(replies[0].ToMessage())
 		if about(err) {
 			return v, nil
 		}
 		if err != nil {
 			return v, err
 		}
-		for i := range list {
-			if text, err := list[i].ToString(); err == nil {
-				v.elements[names[i]] = text
-			}
-		}
-		return v, nil
+		return v, v.fields(names, list)
 	}
 	cmds := make(rueidis.Commands, len(names))
 	for i, name := range names {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,11 +43,14 @@ func (s *streamPair) compare(ctx context.Context, p *pair) error {
 	if err != nil {
 		return err
 	}
-	if (source == nil) != (target == nil) {
-		d := lone(s.db, s.key, source != nil, max(p.source.expiry, p.target.expiry))
+	if len(source) > 1 || len(target) > 1 {
+		return fmt.Errorf("ask about the stream %q: %d and %d maps instead of one", s.key, len(source), len(target))
+	}
+	if (len(source) == 0) != (len(target) == 0) {
+		d := lone(s.db, s.key, len(source) > 0, max(p.source.expiry, p.target.expiry))
 		s.found = &d
 	}
-	if s.found != nil || source == nil {
+	if s.found != nil || len(source) == 0 {
 		return nil
 	}
 	n, _ := strconv.ParseInt(source[0]["length"], 10, 64)
@@ -85,15 +89,15 @@ func (s *streamPair) maps(ctx context.Context, command, sub string, args ...stri
 	if err != nil {
 		return nil, nil, err
 	}
-	if source, err = parseMaps(a); err != nil {
+	if source, err = parseMaps(a.ToMessage()); err != nil {
 		return nil, nil, err
 	}
-	target, err = parseMaps(b)
+	target, err = parseMaps(b.ToMessage())
 	return source, target, err
 }
 
-func parseMaps(r rueidis.RedisResult) ([]map[string]string, error) {
-	list, err := r.ToArray()
+func parseMaps(r rueidis.RedisMessage, err error) ([]map[string]string, error) {
+	list, err := listOf(r, err)
 	if about(err) {
 		return nil, nil
 	}
@@ -101,17 +105,16 @@ func parseMaps(r rueidis.RedisResult) ([]map[string]string, error) {
 		return nil, err
 	}
 	if len(list) > 0 && !list[0].IsArray() { // one map
-		whole, err := r.ToMessage()
-		if err != nil {
-			return nil, err
-		}
-		list = []rueidis.RedisMessage{whole}
+		list = []rueidis.RedisMessage{r}
 	}
 	out := make([]map[string]string, 0, len(list))
 	for i := range list {
 		pairs, err := list[i].ToArray()
 		if err != nil {
 			return nil, err
+		}
+		if len(pairs)%2 != 0 {
+			return nil, fmt.Errorf("read what a stream says of itself: %d replies are no pairs", len(pairs))
 		}
 		m := map[string]string{}
 		for f := 0; f+1 < len(pairs); f += 2 {
@@ -121,6 +124,14 @@ func parseMaps(r rueidis.RedisResult) ([]map[string]string, error) {
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// listOf is a reply that is a list.
+func listOf(r rueidis.RedisMessage, err error) ([]rueidis.RedisMessage, error) {
+	if err != nil {
+		return nil, err
+	}
+	return r.ToArray()
 }
 
 // scalar is a number or a string as text; empty for what is neither.
@@ -152,11 +163,11 @@ func (s *streamPair) entries(ctx context.Context, step int64) error {
 		if err != nil {
 			return err
 		}
-		source, err := entryTexts(a)
+		source, err := entryTexts(a.ToMessage())
 		if err != nil {
 			return err
 		}
-		target, err := entryTexts(b)
+		target, err := entryTexts(b.ToMessage())
 		if err != nil {
 			return err
 		}
@@ -176,7 +187,9 @@ func (s *streamPair) entries(ctx context.Context, step int64) error {
 		if int64(len(source)) < step {
 			return nil
 		}
-		from = after(source[len(source)-1].id)
+		if from = after(source[len(source)-1].id); from == "" {
+			return nil
+		}
 	}
 }
 
@@ -193,8 +206,8 @@ func (e entry) String() string {
 	return e.id + " " + e.text
 }
 
-func entryTexts(r rueidis.RedisResult) ([]entry, error) {
-	list, err := r.ToArray()
+func entryTexts(r rueidis.RedisMessage, err error) ([]entry, error) {
+	list, err := listOf(r, err)
 	if about(err) {
 		return nil, nil
 	}
@@ -217,15 +230,18 @@ func entryTexts(r rueidis.RedisResult) ([]entry, error) {
 	return out, nil
 }
 
-// after is the next possible ID: servers before 6.2 know no exclusive ranges.
+// after is the next possible ID, and empty when there is none, or id is none: servers before 6.2 know no exclusive ranges.
 func after(id string) string {
-	ms, seq, _ := strings.Cut(id, "-")
-	n, err := strconv.ParseUint(seq, 10, 64)
-	if err != nil || n == 1<<64-1 {
-		m, _ := strconv.ParseUint(ms, 10, 64)
-		return strconv.FormatUint(m+1, 10) + "-0"
+	first, second, _ := strings.Cut(id, "-")
+	ms, noTime := strconv.ParseUint(first, 10, 64)
+	seq, noNumber := strconv.ParseUint(second, 10, 64)
+	switch {
+	case noTime != nil, noNumber != nil, ms == math.MaxUint64 && seq == math.MaxUint64:
+		return ""
+	case seq == math.MaxUint64:
+		return strconv.FormatUint(ms+1, 10) + "-0"
 	}
-	return ms + "-" + strconv.FormatUint(n+1, 10)
+	return first + "-" + strconv.FormatUint(seq+1, 10)
 }
 
 // groups compares the consumer groups.
@@ -294,11 +310,11 @@ func (s *streamPair) pending(ctx context.Context, group string) error {
 		if err != nil {
 			return err
 		}
-		source, last, err := pendingTexts(a)
+		source, last, err := pendingTexts(a.ToMessage())
 		if err != nil {
 			return err
 		}
-		target, _, err := pendingTexts(b)
+		target, _, err := pendingTexts(b.ToMessage())
 		if err != nil {
 			return err
 		}
@@ -310,12 +326,14 @@ func (s *streamPair) pending(ctx context.Context, group string) error {
 		if len(source) < pendingAtOnce {
 			return nil
 		}
-		from = after(last)
+		if from = after(last); from == "" {
+			return nil
+		}
 	}
 }
 
-func pendingTexts(r rueidis.RedisResult) (list []string, last string, err error) {
-	all, err := r.ToArray()
+func pendingTexts(r rueidis.RedisMessage, err error) (list []string, last string, _ error) {
+	all, err := listOf(r, err)
 	if about(err) {
 		return nil, "", nil
 	}

@@ -66,10 +66,10 @@ func (w *worker) values(ctx context.Context, db int, pairs []pair) (found []Diff
 	}
 	theirs, ours := make([]value, len(alike)), make([]value, len(alike))
 	for i := range alike {
-		if theirs[i], err = parseValue(source[i], types[i]); err != nil {
+		if theirs[i], err = valueOf(source[i], types[i]); err != nil {
 			return nil, err
 		}
-		if ours[i], err = parseValue(target[i], types[i]); err != nil {
+		if ours[i], err = valueOf(target[i], types[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -148,10 +148,18 @@ func readWhole(c *conn, kind, key string) *rueidis.Completed {
 	return &cmd
 }
 
-func parseValue(r rueidis.RedisResult, kind string) (v value, err error) {
-	if err := r.Error(); err != nil {
-		v.gone = about(err)
-		return v, nil
+func valueOf(r rueidis.RedisResult, kind string) (value, error) {
+	m, err := r.ToMessage()
+	return parseValue(m, err, kind)
+}
+
+// parseValue reads the reply to readWhole of a type.
+func parseValue(r rueidis.RedisMessage, err error, kind string) (v value, _ error) {
+	if err != nil {
+		if v.gone = about(err); v.gone {
+			err = nil
+		}
+		return v, err
 	}
 	if kind == "string" {
 		v.text, err = r.ToString()
@@ -160,6 +168,9 @@ func parseValue(r rueidis.RedisResult, kind string) (v value, err error) {
 	list, err := r.AsStrSlice()
 	if err != nil {
 		return v, err
+	}
+	if (kind == "hash" || kind == "zset") && len(list)%2 != 0 {
+		return v, fmt.Errorf("read a %s: %d texts are no pairs", kind, len(list))
 	}
 	v.gone = len(list) == 0
 	switch kind {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -180,6 +181,22 @@ func (c *cutovers) command() admin.Command {
 	}
 }
 
+// parseOrder reads the order that CUTOVER was given; one that says nothing is the usual one.
+func parseOrder(args []string) (cutoverOrder, error) {
+	o := cutoverOrder{Timeout: replica.DefaultCutoverTimeout, Verify: verify.Count}
+	if len(args) > 0 {
+		d := json.NewDecoder(strings.NewReader(strings.Join(args, " ")))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&o); err != nil {
+			return o, fmt.Errorf("ERR the order: %w", err)
+		}
+		if _, err := d.Token(); err != io.EOF {
+			return o, errors.New("ERR the order: something follows it")
+		}
+	}
+	return o, o.check()
+}
+
 func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	if len(args) == 1 && strings.EqualFold(args[0], "cancel") {
 		return c.takeBack()
@@ -187,15 +204,8 @@ func (c *cutovers) run(ctx context.Context, args []string) (any, error) {
 	if len(args) == 1 && strings.EqualFold(args[0], "undo") {
 		return c.undo(ctx)
 	}
-	o := cutoverOrder{Timeout: replica.DefaultCutoverTimeout, Verify: verify.Count}
-	if len(args) > 0 {
-		d := json.NewDecoder(strings.NewReader(strings.Join(args, " ")))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&o); err != nil {
-			return nil, fmt.Errorf("ERR the order: %w", err)
-		}
-	}
-	if err := o.check(); err != nil {
+	o, err := parseOrder(args)
+	if err != nil {
 		return nil, err
 	}
 	if c.stops {

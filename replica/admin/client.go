@@ -1,12 +1,16 @@
 package admin
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -20,13 +24,10 @@ var ErrNotRunning = errors.New("no run listens there")
 // ErrNoAnswer says that a command was given, and that its answer did not come.
 var ErrNoAnswer = errors.New("hear the run's answer")
 
-// maxReply is the longest reply that a Client takes.
-const maxReply = 16 << 20
-
 // Client gives commands to a run on this machine. One goroutine uses it, but for HangUp.
 type Client struct {
-	nc  net.Conn
-	buf []byte // read, and not yet returned
+	nc net.Conn
+	in *bufio.Reader // of nc
 }
 
 // Dial connects to the socket at path. The Client is the caller's to close.
@@ -42,7 +43,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the run: %w", err)
 	}
-	return &Client{nc: nc}, nil
+	return &Client{nc: nc, in: bufio.NewReaderSize(nc, maxLine)}, nil
 }
 
 // Close closes the connection.
@@ -68,41 +69,94 @@ func (c *Client) Do(ctx context.Context, words ...string) (string, error) {
 	if _, err := c.nc.Write(request); err != nil {
 		return "", fmt.Errorf("ask the run: %w", errors.Join(ctx.Err(), err))
 	}
-	reply, err := c.read()
+	text, err := readReply(c.in)
+	var refusal serverError
+	if errors.As(err, &refusal) {
+		return "", err
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNoAnswer, errors.Join(ctx.Err(), err))
 	}
-	switch reply.Type {
-	case redcon.Error:
-		return "", errors.New(string(reply.Data))
-	case redcon.Array:
-		var list []string
-		reply.ForEach(func(r redcon.RESP) bool {
-			list = append(list, string(r.Data))
-			return true
-		})
-		return strings.Join(list, "\n"), nil
-	}
-	return string(reply.Data), nil
+	return text, nil
 }
 
-// read reads one reply. The server is trusted: only this user can have made its socket.
-func (c *Client) read() (redcon.RESP, error) {
-	piece := make([]byte, 64<<10)
-	for {
-		if n, reply := redcon.ReadNextRESP(c.buf); n > 0 {
-			c.buf = c.buf[n:]
-			return reply, nil
-		}
-		if len(c.buf) > maxReply {
-			return redcon.RESP{}, errors.New("the reply is too long")
-		}
-		n, err := c.nc.Read(piece)
-		if err != nil {
-			return redcon.RESP{}, err
-		}
-		c.buf = append(c.buf, piece[:n]...)
+// serverError is what the run answers where it refuses.
+type serverError string
+
+func (e serverError) Error() string { return string(e) }
+
+// maxReply is the longest reply that a Client takes, in bytes and in elements.
+const maxReply = 16 << 20
+
+// maxDepth is how many lists may lie in one another.
+const maxDepth = 8
+
+// readReply reads one reply; a list has a line for each element. Lengths are checked here: redcon's own reader ends the process for some.
+func readReply(in *bufio.Reader) (string, error) {
+	room := maxReply
+	return readNested(in, &room, maxDepth)
+}
+
+func readNested(in *bufio.Reader, room *int, depth int) (string, error) {
+	kind, text, n, err := readPart(in, room)
+	if err != nil || kind != '*' {
+		return text, err
 	}
+	if depth == 0 {
+		return "", errors.New("a reply has too many lists in one another")
+	}
+	list := make([]string, 0, min(n, 1024))
+	for range n {
+		text, err := readNested(in, room, depth-1)
+		var refusal serverError
+		if errors.As(err, &refusal) {
+			text = err.Error()
+		} else if err != nil {
+			return "", err
+		}
+		list = append(list, text)
+	}
+	return strings.Join(list, "\n"), nil
+}
+
+// readPart reads a reply that is no list, or the head of one, with the number of its elements. It takes what it reads from room.
+func readPart(in *bufio.Reader, room *int) (kind byte, text string, n int, err error) {
+	line, err := in.ReadSlice('\n')
+	if err != nil {
+		return 0, "", 0, err
+	}
+	if *room -= len(line); *room < 0 {
+		return 0, "", 0, errors.New("a reply is too long")
+	}
+	line, whole := bytes.CutSuffix(line, []byte("\r\n"))
+	if !whole || len(line) == 0 {
+		return 0, "", 0, fmt.Errorf("a reply begins with %.40q", line)
+	}
+	kind, text = line[0], string(line[1:])
+	switch kind {
+	case '-':
+		return kind, "", 0, serverError(text)
+	case '+', ':':
+		return kind, text, 0, nil
+	case '$', '*':
+	default:
+		return 0, "", 0, fmt.Errorf("a reply begins with %.40q", line)
+	}
+	if n, err = strconv.Atoi(text); err != nil || n < -1 || n > *room {
+		return 0, "", 0, fmt.Errorf("a reply has the length %.40q, and %d at most can be read", text, *room)
+	}
+	if n = max(0, n); kind == '*' || text == "-1" {
+		return kind, "", n, nil
+	}
+	data := make([]byte, n+2)
+	if _, err = io.ReadFull(in, data); err != nil {
+		return 0, "", 0, err
+	}
+	*room -= n
+	if !bytes.HasSuffix(data, []byte("\r\n")) {
+		return 0, "", 0, fmt.Errorf("a reply of %d bytes goes on behind them", n)
+	}
+	return kind, string(data[:n]), n, nil
 }
 
 // Status asks for a report.

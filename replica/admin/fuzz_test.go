@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -80,4 +82,68 @@ func (r *inPieces) Read(p []byte) (int, error) {
 	n := copy(p, r.rest[:min(r.n, len(r.rest))])
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+// Whatever comes from a socket, and in whatever pieces: one reply within its bounds, or an error; the pieces make no difference.
+func FuzzReadReply(f *testing.F) {
+	f.Add([]byte("$5\r\nhello\r\n"), 2)
+	f.Add([]byte("*3\r\n$1\r\na\r\n:12\r\n-ERR x\r\n"), 3)
+	f.Add([]byte("-ERR no\r\n"), 1)
+	f.Add([]byte("$9223372036854775807\r\n"), 7)
+	f.Add([]byte("*16777215\r\n"), 7)
+	f.Add([]byte("*1\r\n*1\r\n+x\r\n"), 7)
+	f.Add([]byte("$-1\r\n"), 7)
+	f.Fuzz(func(t *testing.T, text []byte, piece int) {
+		whole, err := readReply(bufio.NewReaderSize(bytes.NewReader(text), maxLine))
+		pieces, other := readReply(bufio.NewReaderSize(&inPieces{text, max(1, piece)}, maxLine))
+		if whole != pieces || (err == nil) != (other == nil) || err != nil && err.Error() != other.Error() {
+			t.Errorf("whole %q, %v; in pieces %q, %v", whole, err, pieces, other)
+		}
+		if err != nil && (whole != "" || err.Error() == "" && !bytes.HasPrefix(text, []byte("-\r\n"))) || len(whole) > maxReply {
+			t.Errorf("%q, %v", whole, err)
+		}
+		for _, reply := range []any{string(text), int64(piece), []any{string(text), int64(piece), string(text)}} { // what a run encodes is read as it was
+			got, err := readReply(bufio.NewReaderSize(bytes.NewReader(appendReply(nil, false, reply)), maxLine))
+			want := fmt.Sprint(reply)
+			if list, ok := reply.([]any); ok {
+				want = fmt.Sprintf("%s\n%d\n%s", list...)
+			}
+			if err != nil || got != want {
+				t.Errorf("%q becomes %q, %v", want, got, err)
+			}
+		}
+	})
+}
+
+// What a run says of itself is read as it was written, and each field of it is one line of INFO.
+func FuzzReport(f *testing.F) {
+	text, err := json.Marshal(Report{Server: Identity{Name: "m", PID: 3}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"state":"in_sync","why":"a\nb:c","left_seconds":-1,"lag":{"bytes":-1,"seconds":1e300},"rate":{"bytes":1e308}}`))
+	f.Add([]byte(`{"server":null,"snapshot":[]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var r, again Report
+		if json.Unmarshal(text, &r) != nil {
+			return
+		}
+		for line := range strings.Lines(info(&r, "")) {
+			if line = strings.TrimSuffix(line, "\r\n"); line != "" && !strings.HasPrefix(line, "# ") && !strings.Contains(line, ":") || strings.ContainsAny(line, "\r\n") {
+				t.Errorf("%q has the line %q", text, line)
+			}
+		}
+		once, err := json.Marshal(r)
+		if err != nil {
+			t.Skip() // a year that JSON has no form for
+		}
+		if err := json.Unmarshal(once, &again); err != nil {
+			t.Fatalf("%q becomes %q: %v", text, once, err)
+		}
+		twice, err := json.Marshal(again)
+		if err != nil || !bytes.Equal(once, twice) {
+			t.Errorf("%q becomes %q, and then %q: %v", text, once, twice, err)
+		}
+	})
 }
