@@ -29,6 +29,16 @@ func wantIncomparable(t *testing.T, r verify.Report, want ...string) {
 	}
 }
 
+// awaitReplica waits until a native replica has everything.
+func awaitReplica(t *testing.T, src, replica *redistest.Server) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); replica.Info(t, "replication")["slave_repl_offset"] != fmt.Sprint(src.Offset(t)); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the native replica does not get everything")
+		}
+	}
+}
+
 // A consumer whose first XREADGROUP got nothing is not replicated, to native replicas either.
 // Whether it is one of these, or is missing, nobody can tell.
 func TestConsumersThatAreNotReplicated(t *testing.T) {
@@ -47,11 +57,7 @@ func TestConsumersThatAreNotReplicated(t *testing.T) {
 				wantIncomparable(t, check(t, src, dst, verify.Config{Name: "test"}))
 				return
 			}
-			for end := time.Now().Add(time.Minute); control.Info(t, "replication")["slave_repl_offset"] != fmt.Sprint(src.Offset(t)); time.Sleep(5 * time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatal("the native replica does not get everything")
-				}
-			}
+			awaitReplica(t, src, control)
 			wantIncomparable(t, check(t, src, dst, verify.Config{Name: "test"}), `consumer "idle"`)
 			wantIncomparable(t, check(t, src, control, verify.Config{}), `consumer "idle"`)
 			stop()
@@ -61,6 +67,37 @@ func TestConsumersThatAreNotReplicated(t *testing.T) {
 			dst.Do(t, "XGROUP", "DELCONSUMER", "jobs", "g", "busy")
 			if r := check(t, src, dst, verify.Config{Name: "test"}); r.Total() != 1 || r.Incomparable != 0 {
 				t.Errorf("without a consumer that has pending entries: %v, %v", r.First, r.FirstIncomparable)
+			}
+		})
+	}
+}
+
+// A consumer that reads its pending entries again raises their count of deliveries, which no server
+// replicates, to native replicas either. The other way round it is a difference.
+func TestDeliveriesThatAreNotReplicated(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		t.Run(b.Name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := redistest.Start(t, b), redistest.Start(t, b)
+			control := redistest.Start(t, b, redistest.ReplicaOf(src))
+			stop := migrate(t, src, dst, false)
+			src.Do(t, "XGROUP", "CREATE", "jobs", "g", "$", "MKSTREAM")
+			for i := range 3 {
+				src.Do(t, "XADD", "jobs", fmt.Sprint(1+i, "-1"), "f", "v")
+			}
+			src.Do(t, "XREADGROUP", "GROUP", "g", "alice", "STREAMS", "jobs", ">")
+			src.Do(t, "XREADGROUP", "GROUP", "g", "alice", "COUNT", "1", "STREAMS", "jobs", "1-1")
+			awaitReplica(t, src, control)
+			wantIncomparable(t, check(t, src, dst, verify.Config{Name: "test"}), "2-1 of \"alice\"")
+			wantIncomparable(t, check(t, src, control, verify.Config{}), "2-1 of \"alice\"")
+			stop()
+			dst.Do(t, "XREADGROUP", "GROUP", "g", "alice", "COUNT", "1", "STREAMS", "jobs", "2-1")
+			wantDifferences(t, check(t, src, dst, verify.Config{Name: "test"}),
+				`value db 0 key "jobs", group "g" pending element 2 from -: source "3-1 of \"alice\", delivered 1 times", target "3-1 of \"alice\", delivered 2 times"`)
+			dst.Do(t, "XCLAIM", "jobs", "g", "bob", "0", "2-1", "RETRYCOUNT", "1", "JUSTID")
+			if r := check(t, src, dst, verify.Config{Name: "test"}); r.Total() != 1 || r.Incomparable != 0 {
+				t.Errorf("with an entry of another consumer: %v, %v", r.First, r.FirstIncomparable)
 			}
 		})
 	}

@@ -76,9 +76,9 @@ func FuzzStreamReplies(f *testing.F) {
 			t.Errorf("%s: %v", entries, all)
 		}
 		m = redistest.ReplyOf(pending)
-		texts, last, err := pendingTexts(m, m.Error())
-		if list, no := m.ToArray(); err == nil && (no != nil && !about(no) || len(texts) != len(list)) || err != nil && (texts != nil || last != "") {
-			t.Errorf("%s: %q, %q, %v", pending, texts, last, err)
+		waiting, err := pendingEntries(m, m.Error())
+		if list, no := m.ToArray(); err == nil && (no != nil && !about(no) || len(waiting) != len(list)) || err != nil && waiting != nil {
+			t.Errorf("%s: %v, %v", pending, waiting, err)
 		}
 		m = redistest.ReplyOf(functions)
 		found, err := libraries(m, m.Error())

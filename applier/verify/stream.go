@@ -303,52 +303,84 @@ func (s *streamPair) consumers(ctx context.Context, group string) error {
 // pendingAtOnce is how many pending entries are asked for at a time.
 const pendingAtOnce = 1000
 
-// pending compares the pending entries of a group: ID, consumer, and how often it was delivered.
+// pending compares the pending entries of a group: ID, consumer, and how often it was delivered. That the source has
+// delivered one more often is no difference: a consumer that reads its pending entries again is not replicated.
 func (s *streamPair) pending(ctx context.Context, group string) error {
 	for from := "-"; ; {
 		a, b, err := s.ask(ctx, "XPENDING", "", group, from, "+", strconv.Itoa(pendingAtOnce))
 		if err != nil {
 			return err
 		}
-		source, last, err := pendingTexts(a.ToMessage())
+		source, err := pendingEntries(a.ToMessage())
 		if err != nil {
 			return err
 		}
-		target, _, err := pendingTexts(b.ToMessage())
+		target, err := pendingEntries(b.ToMessage())
 		if err != nil {
 			return err
+		}
+		for i := range min(len(source), len(target)) {
+			x, y := source[i], target[i]
+			if x.id == y.id && x.consumer == y.consumer && x.deliveries > y.deliveries {
+				s.unsure = cmp.Or(s.unsure, &Difference{
+					DB: s.db, Key: s.key, Kind: Incomparable, Source: x.String(), Target: y.String(),
+					What: "group " + shorten(group) + ": a source does not replicate that a consumer reads a pending entry again",
+				})
+				target[i] = x
+			}
 		}
 		if !slices.Equal(source, target) {
-			what, theirs, ours := listDifference(source, target, 0)
+			what, theirs, ours := listDifference(pendingTexts(source), pendingTexts(target), 0)
 			s.differ("group "+shorten(group)+" pending "+what+" from "+from, theirs, ours)
 			return nil
 		}
 		if len(source) < pendingAtOnce {
 			return nil
 		}
-		if from = after(last); from == "" {
+		if from = after(source[len(source)-1].id); from == "" {
 			return nil
 		}
 	}
 }
 
-func pendingTexts(r rueidis.RedisMessage, err error) (list []string, last string, _ error) {
+// pendingEntry is an entry that was delivered, and not acknowledged.
+type pendingEntry struct {
+	id, consumer string
+	deliveries   int64
+}
+
+func (p pendingEntry) String() string {
+	return fmt.Sprintf("%s of %q, delivered %d times", p.id, p.consumer, p.deliveries)
+}
+
+func pendingTexts(list []pendingEntry) []string {
+	texts := make([]string, len(list))
+	for i, p := range list {
+		texts[i] = p.String()
+	}
+	return texts
+}
+
+func pendingEntries(r rueidis.RedisMessage, err error) ([]pendingEntry, error) {
 	all, err := listOf(r, err)
 	if about(err) {
-		return nil, "", nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
+	list := make([]pendingEntry, len(all))
 	for i := range all {
 		parts, err := all[i].ToArray()
 		if err != nil || len(parts) != 4 { // ID, consumer, how long ago, how often
-			return nil, "", fmt.Errorf("read a pending entry of %d parts: %w", len(parts), err)
+			return nil, fmt.Errorf("read a pending entry of %d parts: %w", len(parts), err)
 		}
-		last = scalar(&parts[0])
-		list = append(list, fmt.Sprintf("%s of %q, delivered %s times", last, scalar(&parts[1]), scalar(&parts[3])))
+		list[i] = pendingEntry{id: scalar(&parts[0]), consumer: scalar(&parts[1])}
+		if list[i].deliveries, err = parts[3].AsInt64(); err != nil {
+			return nil, fmt.Errorf("read how often an entry was delivered: %w", err)
+		}
 	}
-	return list, last, nil
+	return list, nil
 }
 
 func byName(list []map[string]string) map[string]map[string]string {
