@@ -450,7 +450,7 @@ func notBegun(dir string) error {
 		return err
 	}
 	return &replica.Stop{
-		Kind: replica.Decide, Reason: "the source refuses writes because of a cutover of this migration that has not come to its end",
+		Kind: replica.Decide, Reason: "a cutover of this migration has not come to its end, and the source may refuse writes because of it",
 		Hint: "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source",
 	}
 }

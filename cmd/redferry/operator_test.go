@@ -50,8 +50,8 @@ func TestStatus(t *testing.T) {
 	if err := os.WriteFile(note, []byte(`{"addr":"h:1","run_id":"x","refuses":true,"min_replicas_to_write":"0"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.run(t, "status").expect(t, exitDecide, "the source refuses writes because of a cutover", "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source")
-	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "warning: the source refuses writes because of a cutover", "phase         stream")
+	p.run(t, "status").expect(t, exitDecide, "a cutover of this migration has not come to its end", "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source")
+	p.run(t, "status", "--target", target.URL()).expect(t, exitDone, "warning: a cutover of this migration has not come to its end", "phase         stream")
 	if err := os.Remove(note); err != nil {
 		t.Fatal(err)
 	}

@@ -153,7 +153,7 @@ func (c *resetCmd) resetTarget(ctx context.Context, s *streams, target replica.E
 	if t.Unfinished() {
 		return &replica.Stop{
 			Kind:   replica.Decide,
-			Reason: "the source refuses writes because of a cutover of this migration that has not come to its end, and only its checkpoint says how the source was before",
+			Reason: "a cutover of this migration has not come to its end: the source may refuse writes because of it, and only its checkpoint says how the source was before",
 			Hint:   "redferry run finishes the cutover; or redferry cutover --undo --source URL --target URL opens the source; then reset again",
 		}
 	}

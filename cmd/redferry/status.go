@@ -263,7 +263,7 @@ func refusalText(r *checkpoint.Record) string {
 	if r.Phase == checkpoint.PhaseCompleted {
 		return "the source refuses writes since the cutover, as far as is known here; `redferry cutover --undo --source URL --target URL` opens it"
 	}
-	return "the source refuses writes because of a cutover that has not come to its end: `redferry run` finishes it, from any machine; " +
+	return "a cutover has not come to its end, and the source may refuse writes because of it: `redferry run` finishes it, from any machine; " +
 		"`redferry cutover --undo --source URL --target URL` opens the source"
 }
 
