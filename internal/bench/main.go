@@ -1,6 +1,6 @@
 // Command bench measures redferry against native replication, REPLICAOF, on this machine: the snapshot of a large keyspace, the time
-// until a loaded stream is caught up, how fast an RDB is received while the target stands still, and what a snapshot costs the source while the target is
-// slow. `make bench` builds redferry and runs it; docs/benchmarks.md has its figures and says what they mean.
+// until a loaded stream is caught up, how fast an RDB is received while the target stands still, what a snapshot costs the source while the target is
+// slow, and what memory something large takes. `make bench` builds redferry and runs it; docs/benchmarks.md has its figures and says what they mean.
 //
 // All contenders meet the same source, and targets of the same build and configuration, each a fresh process; rounds are interleaved, and
 // the medians count. After every measurement the target is compared with the source by DEBUG DIGEST. All runs on one goroutine, but for the load and the
