@@ -229,15 +229,20 @@ func (r *resends) note(err error, c *conn, sent, committed int) {
 	}
 }
 
-// heavy is how large unit i is.
+// heavy is how large unit i is, without what is left out of it.
 func (b *batch) heavy(i int) (h heavy) {
-	h.what = "it"
 	from, to := b.commands(i)
-	if to-from > 1 {
-		h.what = fmt.Sprintf("its transaction of %d commands", to-from)
-	}
+	sent := 0
 	for cmd := from; cmd < to; cmd++ {
+		if b.cmds[cmd].skip {
+			continue
+		}
+		sent++
 		b.arguments(cmd, func(arg []byte) { h.add(len(arg)) })
+	}
+	h.what = "it"
+	if sent > 1 {
+		h.what = fmt.Sprintf("its transaction of %d commands", sent)
 	}
 	return h
 }

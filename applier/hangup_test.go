@@ -187,6 +187,43 @@ func TestValueLeftOutWhereTargetHangsUp(t *testing.T) {
 	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
 }
 
+// What is left of a transaction of which a value was left out is small: a connection that is cut on it says nothing against it.
+func TestRestOfTransactionIsNotTooLarge(t *testing.T) {
+	t.Parallel()
+	b := redistest.Latest(t)
+	src, dst := redistest.Start(t, b, redistest.Config("repl-backlog-size 64mb")), redistest.Start(t, b, redistest.Config("proto-max-bulk-len 1mb"))
+	proxy := redistest.NewCommandProxy(t, dst.Addr())
+	m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
+	m.apply.KeepGoing = true
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+	var cut atomic.Bool
+	proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+		if len(args) > 1 && string(args[1]) == "rest" && cut.CompareAndSwap(false, true) {
+			return redistest.CutBeforeCommand()
+		}
+		return redistest.Forward()
+	})
+	if _, err := src.Pipeline([]string{"MULTI"}, []string{"SET", "large", string(incompressible(2 << 20))}, []string{"SET", "rest", "small"}, []string{"EXEC"}); err != nil {
+		t.Fatal(err)
+	}
+	if !r.settled(t, src) {
+		t.Fatalf("the run has ended: %v", r.err)
+	}
+	if err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	if !cut.Load() {
+		t.Fatal("the connection was not cut")
+	}
+	if got := mustRecord(t, dst).Rejected; got != 1 {
+		t.Errorf("%d writes were refused; want 1", got)
+	}
+	src.Do(t, "DEL", "large")
+	m.finish(t)
+	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
+}
+
 // A target that closes every connection on small writes, too, is waited for: it is not the write.
 func TestHangUpsOnSmallWritesAreWaitedFor(t *testing.T) {
 	t.Parallel()
