@@ -75,7 +75,9 @@ func TestIdleLinksDoNotCountAgainstTheLimit(t *testing.T) {
 	for range 4 {
 		before := r.status.Reconnects.Load()
 		eventually(t, "the link is cut", func() bool { return src.DoInt(t, "CLIENT", "KILL", "TYPE", "replica") > 0 })
-		eventually(t, "the next link", func() bool { return r.status.Reconnects.Load() > before && src.Info(t, "replication")["connected_slaves"] == "1" })
+		eventually(t, "the next link", func() bool {
+			return r.status.Reconnects.Load() > before && src.Info(t, "replication")["connected_slaves"] == "1"
+		})
 	}
 	src.Do(t, "SET", "large", string(incompressible(5<<20)))
 	if !r.settled(t, src) {
