@@ -23,7 +23,9 @@ func TestTooLarge(t *testing.T) {
 		end    *hungUpError
 		want   string // part of the reason; empty for none
 	}{
-		"over the query buffer, once":     {clientLimits{mb, 0, 512 * mb}, mb + 1, &hungUpError{tries: 1}, "closed the connection on it: it has 1.0 MiB (1048577 bytes) in 2 arguments, and the target's client-query-buffer-limit is 1.0 MiB (1048576)"},
+		"over the query buffer, once":     {clientLimits{mb, 0, 512 * mb}, 2*mb + 2, &hungUpError{tries: 1}, "closed the connection on it: it has 2.0 MiB (2097154 bytes) in 2 arguments, and the target's client-query-buffer-limit is 1.0 MiB (1048576)"},
+		"together over it, twice":         {clientLimits{mb, 0, 512 * mb}, 2 * mb, &hungUpError{tries: 2}, ""},
+		"together over it, three times":   {clientLimits{mb, 0, 512 * mb}, 2 * mb, &hungUpError{tries: 3}, "3 times in a row: it has 2.0 MiB (2097152 bytes) in 2 arguments, and the target's client-query-buffer-limit is 1.0 MiB (1048576)"},
 		"as large as the query buffer":    {clientLimits{mb, 0, 512 * mb}, mb, &hungUpError{tries: 1}, ""},
 		"nearly as large, three times":    {clientLimits{mb, 0, 512 * mb}, mb, &hungUpError{tries: 3}, "3 times in a row: it has 1.0 MiB (1048576 bytes) in 2 arguments; none of its limits"},
 		"over the clients' memory, once":  {clientLimits{1024 * mb, 3 * mb, 512 * mb}, 5 * mb, &hungUpError{tries: 1}, "maxmemory-clients is 3.0 MiB"},

@@ -15,7 +15,7 @@ import (
 
 // A target may close the connection on a command instead of refusing it: one that is longer than its client-query-buffer-limit, or takes more memory than its
 // maxmemory-clients. To send the same again would go on for ever. But a target that restarts closes connections, too, and so does a network. So a write is only
-// named when it was sent alone, the same server process answered before and after, and either a limit of that server is smaller than the write, or it is
+// named when it was sent alone, the same server process answered before and after, and either a limit of that server is surely smaller than the write, or it is
 // large and the connection was closed on it three times in a row.
 
 const (
@@ -132,11 +132,12 @@ func (l clientLimits) tooLarge(h heavy, e *hungUpError) *largeError {
 		return true
 	}
 	switch {
-	case over("client-query-buffer-limit", l.queryBuffer, h.bytes),
+	case over("client-query-buffer-limit", l.queryBuffer, h.longest),
 		over("proto-max-bulk-len", l.bulk, h.longest),
 		over("maxmemory-clients", l.memory, h.bytes):
 	case e.tries < hungUpOften || h.bytes < largeWrite:
 		return nil
+	case over("client-query-buffer-limit", l.queryBuffer, h.bytes): // some servers count together what a transaction has, and all is sent in one
 	case e.grown("client_query_buffer_limit_disconnections"):
 		err.why += ", and the target counts it as over its client-query-buffer-limit"
 		err.mend = "raise client-query-buffer-limit on the target"

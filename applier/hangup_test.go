@@ -1,6 +1,7 @@
 package applier_test
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -222,6 +223,53 @@ func TestRestOfTransactionIsNotTooLarge(t *testing.T) {
 	src.Do(t, "DEL", "large")
 	m.finish(t)
 	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
+}
+
+// On some servers a command of many arguments may be larger than client-query-buffer-limit, or a transaction may: a connection that is cut on one says
+// nothing against it.
+func TestLargeWriteThatTheTargetTakes(t *testing.T) {
+	t.Parallel()
+	for _, b := range redistest.Servers(t) {
+		if b.Server == "valkey" {
+			continue // it counts all together
+		}
+		writes := map[string][][]string{"command": {append([]string{"RPUSH", "large"}, slices.Repeat([]string{string(incompressible(20 << 10))}, 100)...)}}
+		if !b.AtLeast("redis", 7, 4) {
+			part := string(incompressible(700 << 10))
+			writes["transaction"] = [][]string{{"MULTI"}, {"SET", "large", part}, {"SET", "large", part}, {"EXEC"}}
+		}
+		for name, write := range writes {
+			t.Run(b.Name+" "+name, func(t *testing.T) {
+				t.Parallel()
+				src, dst := redistest.Start(t, b, redistest.Config("repl-backlog-size 64mb")), redistest.Start(t, b, redistest.Config("client-query-buffer-limit 1mb"))
+				proxy := redistest.NewCommandProxy(t, dst.Addr())
+				m := newMigration(t, src.URL(), dst.URLAt(proxy.Addr()))
+				r := m.start(t)
+				r.until(t, replica.InSync, "")
+				var cuts atomic.Int64
+				proxy.Handle(func(_ int, args [][]byte) redistest.Answer {
+					if len(args) > 1 && string(args[1]) == "large" && cuts.Add(1) <= 2 {
+						return redistest.CutBeforeCommand()
+					}
+					return redistest.Forward()
+				})
+				if _, err := src.Pipeline(write...); err != nil {
+					t.Fatal(err)
+				}
+				if !r.settled(t, src) {
+					t.Fatalf("the run has ended: %v", r.err)
+				}
+				if err := r.end(); err != nil {
+					t.Fatal(err)
+				}
+				if cuts.Load() < 3 {
+					t.Errorf("%d tries; want two that were cut, and one more", cuts.Load())
+				}
+				m.finish(t)
+				redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
+			})
+		}
+	}
 }
 
 // A target that closes every connection on small writes, too, is waited for: it is not the write.
