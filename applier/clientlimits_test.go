@@ -14,7 +14,7 @@ func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	none := clientLimits{-1, -1, -1}
 	counted := func(name string) *hungUpError {
-		return &hungUpError{tries: 3, before: map[string]string{name: "4"}, after: map[string]string{name: "5"}}
+		return &hungUpError{tries: 3, lasted: hungUpFor, before: map[string]string{name: "4"}, after: map[string]string{name: "5"}}
 	}
 	const mb = 1 << 20
 	for name, c := range map[string]struct {
@@ -23,18 +23,21 @@ func TestTooLarge(t *testing.T) {
 		end    *hungUpError
 		want   string // part of the reason; empty for none
 	}{
-		"over the query buffer, once":     {clientLimits{mb, 0, 512 * mb}, mb + 1, &hungUpError{tries: 1}, "closed the connection on it: it has 1.0 MiB (1048577 bytes) in 2 arguments, and the target's client-query-buffer-limit is 1.0 MiB (1048576)"},
-		"as large as the query buffer":    {clientLimits{mb, 0, 512 * mb}, mb, &hungUpError{tries: 1}, ""},
-		"nearly as large, three times":    {clientLimits{mb, 0, 512 * mb}, mb, &hungUpError{tries: 3}, "3 times in a row: it has 1.0 MiB (1048576 bytes) in 2 arguments; none of its limits"},
-		"over the clients' memory, once":  {clientLimits{1024 * mb, 3 * mb, 512 * mb}, 5 * mb, &hungUpError{tries: 1}, "maxmemory-clients is 3.0 MiB"},
-		"small, over the clients' memory": {clientLimits{1024 * mb, 1000, 512 * mb}, 2000, &hungUpError{tries: 1}, "maxmemory-clients is 1000 B"},
-		"over the longest argument, once": {clientLimits{1024 * mb, 0, mb}, 4 * mb, &hungUpError{tries: 1}, "proto-max-bulk-len is 1.0 MiB"},
-		"unknown limits, once":            {none, 100 * mb, &hungUpError{tries: 1}, ""},
-		"unknown limits, three times":     {none, 100 * mb, &hungUpError{tries: 3}, "none of its limits that are known says why"},
-		"unknown limits, counted":         {none, 100 * mb, counted("client_query_buffer_limit_disconnections"), "over its client-query-buffer-limit"},
-		"unknown limits, evicted":         {none, 100 * mb, counted("evicted_clients"), "over its maxmemory-clients"},
-		"small, a thousand times":         {none, 1000, &hungUpError{tries: 1000}, ""},
-		"no limits, a thousand times":     {clientLimits{0, 0, 0}, 1000, &hungUpError{tries: 1000}, ""},
+		"over the query buffer, once":      {clientLimits{mb, 0, 512 * mb}, 2*mb + 2, &hungUpError{tries: 1}, "closed the connection on it: it has 2.0 MiB (2097154 bytes) in 2 arguments, and the target's client-query-buffer-limit is 1.0 MiB (1048576)"},
+		"together over it, twice":          {clientLimits{mb, 0, 512 * mb}, 2 * mb, &hungUpError{tries: 2}, ""},
+		"together over it, three times":    {clientLimits{mb, 0, 512 * mb}, 2 * mb, &hungUpError{tries: 3, lasted: hungUpFor}, "3 times in a row: it has 2.0 MiB (2097152 bytes) in 2 arguments, and the target's client-query-buffer-limit is 1.0 MiB (1048576)"},
+		"as large as the query buffer":     {clientLimits{mb, 0, 512 * mb}, mb, &hungUpError{tries: 1}, ""},
+		"nearly as large, three times":     {clientLimits{mb, 0, 512 * mb}, mb, &hungUpError{tries: 3, lasted: hungUpFor}, "3 times in a row: it has 1.0 MiB (1048576 bytes) in 2 arguments; none of its limits"},
+		"over the clients' memory, once":   {clientLimits{1024 * mb, 3 * mb, 512 * mb}, 5 * mb, &hungUpError{tries: 1}, "maxmemory-clients is 3.0 MiB"},
+		"small, over the clients' memory":  {clientLimits{1024 * mb, 1000, 512 * mb}, 2000, &hungUpError{tries: 1}, "maxmemory-clients is 1000 B"},
+		"over the longest argument, once":  {clientLimits{1024 * mb, 0, mb}, 4 * mb, &hungUpError{tries: 1}, "proto-max-bulk-len is 1.0 MiB"},
+		"unknown limits, once":             {none, 100 * mb, &hungUpError{tries: 1}, ""},
+		"unknown limits, three times":      {none, 100 * mb, &hungUpError{tries: 3, lasted: hungUpFor}, "none of its limits that are known says why"},
+		"unknown limits, but not for long": {none, 100 * mb, &hungUpError{tries: 30, lasted: hungUpFor - 1}, ""},
+		"unknown limits, counted":          {none, 100 * mb, counted("client_query_buffer_limit_disconnections"), "over its client-query-buffer-limit"},
+		"unknown limits, evicted":          {none, 100 * mb, counted("evicted_clients"), "over its maxmemory-clients"},
+		"small, a thousand times":          {none, 1000, &hungUpError{tries: 1000, lasted: hungUpFor}, ""},
+		"no limits, a thousand times":      {clientLimits{0, 0, 0}, 1000, &hungUpError{tries: 1000, lasted: hungUpFor}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -128,7 +131,7 @@ func FuzzClientLimits(f *testing.F) {
 		}
 		h := heavy{what: "it"}
 		h.add(max(0, size))
-		err := l.tooLarge(h, &hungUpError{tries: tries})
+		err := l.tooLarge(h, &hungUpError{tries: tries, lasted: hungUpFor})
 		if err == nil {
 			return
 		}

@@ -61,8 +61,16 @@ func (a *Applier) add(b *batch, u *replica.Unit, i int, cmd replica.Command) {
 		b.add(t.then, command{db: cmd.DB}, false)
 	}
 	if u.Own {
-		a.rewriter.payload = nil // it may be lent
+		a.forget()
 	}
+}
+
+// forget lets go of the last command's memory, which may be lent: it would be held until the next
+// command of the same kind comes.
+func (a *Applier) forget() {
+	a.rewriter.reset()
+	a.rewriter.payload = nil
+	a.forms.reset()
 }
 
 // Commit implements [replica.Sink].

@@ -13,6 +13,7 @@ import (
 
 	"redferry/applier/checkpoint"
 	"redferry/internal/redistest"
+	"redferry/rdbstream"
 	"redferry/replica"
 )
 
@@ -330,6 +331,40 @@ func TestRewriterForgets(t *testing.T) {
 	for _, arg := range a.rewriter.args[:cap(a.rewriter.args)][3:] {
 		if arg != nil {
 			t.Errorf("it holds %q", arg)
+		}
+	}
+}
+
+// Of a unit that lends its memory nothing is held but by the batch: it would stay until the next command of the same kind, perhaps for ever.
+func TestLentMemoryIsNotHeld(t *testing.T) {
+	t.Parallel()
+	value := bytes.Repeat([]byte{'v'}, 2*lendFrom)
+	dump, err := rdbstream.AppendDump(nil, &rdbstream.Entry{Type: rdbstream.TypeString, Value: append([]byte{0x41, 0x00}, value...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][][]byte{
+		"written anew":     append(words("SETEX k 5"), value),
+		"a payload":        append(words("RESTORE k 5"), dump),
+		"two commands":     append(words("MSETEX 1 k"), append([][]byte{value}, words("EX 5")...)...),
+		"with its options": append(words("XADD k MAXLEN = 5 LIMIT 0 1-1 f"), value),
+		"a script":         append([][]byte{[]byte("EVAL"), value}, words("1 k")...),
+	} {
+		a := New(Config{})
+		a.target.noPXAT = name == "two commands"
+		a.target.msetex = name != "two commands"
+		u := &replica.Unit{Own: true, Cmds: []replica.Command{{Args: args}}, End: replica.Position{Offset: 5}, When: func() int64 { return received }}
+		if err := a.Apply(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+		if len(a.queue.cur.lent) != 1 {
+			t.Errorf("%s: %d arguments are lent; want 1", name, len(a.queue.cur.lent))
+		}
+		held := slices.Concat(a.rewriter.args[:cap(a.rewriter.args)], a.rewriter.second[:], a.rewriter.then, a.forms.args[:cap(a.forms.args)], a.forms.second[:cap(a.forms.second)], [][]byte{a.rewriter.payload})
+		for _, arg := range held {
+			if len(arg) >= lendFrom {
+				t.Errorf("%s: %d bytes are held", name, len(arg))
+			}
 		}
 	}
 }

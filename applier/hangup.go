@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/redis/rueidis"
@@ -15,12 +16,13 @@ import (
 
 // A target may close the connection on a command instead of refusing it: one that is longer than its client-query-buffer-limit, or takes more memory than its
 // maxmemory-clients. To send the same again would go on for ever. But a target that restarts closes connections, too, and so does a network. So a write is only
-// named when it was sent alone, the same server process answered before and after, and either a limit of that server is smaller than the write, or it is
-// large and the connection was closed on it three times in a row.
+// named when it was sent alone, the same server process answered before and after, and either a limit of that server is surely smaller than the write, or it is
+// large and the connection was closed on it three times in a row, and for some seconds: less may be any short trouble.
 
 const (
-	hungUpOften = 3 // times in a row that a write alone is given
-	splitAfter  = 2 // times in a row that several writes are given before they are sent in parts
+	hungUpOften = 3               // times in a row that a write alone is given,
+	hungUpFor   = 5 * time.Second // for so long at least
+	splitAfter  = 2               // times in a row that several writes are given before they are sent in parts
 	// largeWrite is what a write has at least that is large. No setting of a server's but maxmemory-clients can be as small as twice of it.
 	largeWrite = 512 << 10
 	// oldArguments is how many arguments a command may have on servers before 7.0.
@@ -43,6 +45,7 @@ func hungUp(err error) bool {
 // hangUps counts in how many tries in a row one and the same server process closed the connection. The zero value has counted none.
 type hangUps struct {
 	n       int
+	since   time.Time         // the first of them
 	history string            // of that process
 	info    map[string]string // that it gave before the last try
 }
@@ -56,16 +59,24 @@ func (h *hangUps) count(err error, c *conn) {
 	case h.history != c.history:
 		*h = hangUps{}
 	}
-	h.n++
+	if h.n++; h.n == 1 {
+		h.since = time.Now()
+	}
 	h.history, h.info = c.history, c.info
 }
 
 // among tells whether that many tries have been counted, and c is a connection to the process that closed the others.
 func (h *hangUps) among(c *conn, n int) bool { return h.n >= n && c.history == h.history }
 
+// end is the error that the tries end with, once c is connected.
+func (h *hangUps) end(c *conn) *hungUpError {
+	return &hungUpError{tries: h.n, lasted: time.Since(h.since), before: h.info, after: c.info}
+}
+
 // hungUpError says that the target closes the connection on a transaction again and again, and answers in between.
 type hungUpError struct {
 	tries         int
+	lasted        time.Duration     // since the first
 	before, after map[string]string // INFO
 }
 
@@ -132,11 +143,12 @@ func (l clientLimits) tooLarge(h heavy, e *hungUpError) *largeError {
 		return true
 	}
 	switch {
-	case over("client-query-buffer-limit", l.queryBuffer, h.bytes),
+	case over("client-query-buffer-limit", l.queryBuffer, h.longest),
 		over("proto-max-bulk-len", l.bulk, h.longest),
 		over("maxmemory-clients", l.memory, h.bytes):
-	case e.tries < hungUpOften || h.bytes < largeWrite:
+	case e.tries < hungUpOften || e.lasted < hungUpFor || h.bytes < largeWrite:
 		return nil
+	case over("client-query-buffer-limit", l.queryBuffer, h.bytes): // some servers count together what a transaction has, and all is sent in one
 	case e.grown("client_query_buffer_limit_disconnections"):
 		err.why += ", and the target counts it as over its client-query-buffer-limit"
 		err.mend = "raise client-query-buffer-limit on the target"
@@ -229,15 +241,20 @@ func (r *resends) note(err error, c *conn, sent, committed int) {
 	}
 }
 
-// heavy is how large unit i is.
+// heavy is how large unit i is, without what is left out of it.
 func (b *batch) heavy(i int) (h heavy) {
-	h.what = "it"
 	from, to := b.commands(i)
-	if to-from > 1 {
-		h.what = fmt.Sprintf("its transaction of %d commands", to-from)
-	}
+	sent := 0
 	for cmd := from; cmd < to; cmd++ {
+		if b.cmds[cmd].skip {
+			continue
+		}
+		sent++
 		b.arguments(cmd, func(arg []byte) { h.add(len(arg)) })
+	}
+	h.what = "it"
+	if sent > 1 {
+		h.what = fmt.Sprintf("its transaction of %d commands", sent)
 	}
 	return h
 }
@@ -245,7 +262,7 @@ func (b *batch) heavy(i int) (h heavy) {
 // hungUpOn deals with unit i, which was sent alone and on which the target hung up. Its error is a Stop in front of the unit; or errAgain, when the unit's commands are left
 // out; or nil, when it is to be sent again.
 func (a *Applier) hungUpOn(ctx context.Context, b *batch, i int, h hangUps) error {
-	e := &hungUpError{tries: h.n, before: h.info, after: a.conn.info}
+	e := h.end(a.conn)
 	ctx, cancel := lasting(ctx)
 	defer cancel()
 	err := a.tooLarge(ctx, a.conn, b.heavy(i), e)

@@ -300,10 +300,10 @@ func (l *loader) hungUpOn(ctx context.Context, s *session, b *keyBatch, i int, e
 	switch {
 	case large != nil:
 		return true, l.refuse(ctx, b.keys[i].db, command, b.keys[i].offset, b.describe(i), large)
-	case end.tries < hungUpOften:
-		s.patience = hungUpOften
-	default:
+	case h.bytes < largeWrite:
 		s.patience = 0 // it is not the key
+	default:
+		s.patience = end.tries + 1
 	}
 	return false, nil
 }

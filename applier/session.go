@@ -69,7 +69,7 @@ func (s *session) try(ctx context.Context, fill func(p *pipeline)) (verdict, err
 		}
 		s.conn, s.doubt = conn, false
 		if s.patience > 0 && s.hangs.among(conn, s.patience) {
-			return verdict{}, &hungUpError{tries: s.hangs.n, before: s.hangs.info, after: conn.info}
+			return verdict{}, s.hangs.end(conn)
 		}
 	}
 	if s.still != nil {

@@ -63,6 +63,33 @@ func TestSourceLimitIsRaisedForOneValue(t *testing.T) {
 	}
 }
 
+// Links that ended for another reason, before they brought anything, are not the limit's: it is lifted all the same.
+func TestIdleLinksDoNotCountAgainstTheLimit(t *testing.T) {
+	t.Parallel()
+	src, dst := tight(t)
+	src.Do(t, "CONFIG", "SET", "repl-ping-replica-period", "3600")
+	m := newMigration(t, src.URL(), dst.URL())
+	m.run.RaiseLimits = true
+	r := m.start(t)
+	r.until(t, replica.InSync, "")
+	for range 4 {
+		before := r.status.Reconnects.Load()
+		eventually(t, "the link is cut", func() bool { return src.DoInt(t, "CLIENT", "KILL", "TYPE", "replica") > 0 })
+		eventually(t, "the next link", func() bool {
+			return r.status.Reconnects.Load() > before && src.Info(t, "replication")["connected_slaves"] == "1"
+		})
+	}
+	src.Do(t, "SET", "large", string(incompressible(5<<20)))
+	if !r.settled(t, src) {
+		t.Fatalf("the run ended: %v", r.err)
+	}
+	if err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	m.finish(t)
+	redistest.AssertEqual(t, src, dst, redistest.CompareOptions{})
+}
+
 // Later versions count no limit below the backlog: what the backlog holds arrives.
 func TestSourceWithSharedBufferKeepsTheLink(t *testing.T) {
 	t.Parallel()

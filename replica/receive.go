@@ -55,9 +55,10 @@ func (r *run) receive(ctx context.Context) (progress bool, err error) {
 	err = r.follow(ctx, src, link, w)
 	r.ended = time.Now()
 	progress = at.loading || r.Spool.Contents().End > before
-	if r.stuck.note(progress); !progress {
+	if !progress {
 		return false, w.explainStuck(ctx, err)
 	}
+	r.stuck = stuck{}
 	return true, w.explain(ctx, err)
 }
 

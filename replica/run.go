@@ -89,7 +89,7 @@ type run struct {
 	denied Position  // that the source, against what its INFO said, could not go on from
 	unsure time.Time // since when what is named as the source cannot go on; zero while it can
 	cuts   cuts      // of links by the source, because of its buffer limit
-	stuck  stuck     // links that continued and brought nothing
+	stuck  stuck     // links that continued and brought nothing, because of it
 	ended  time.Time // when the last link ended that had come to its stream
 
 	// Applying's own.

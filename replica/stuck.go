@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -17,20 +19,8 @@ import (
 // maxStuck is after how many such links in a row a run asks its operator.
 const maxStuck = 3
 
-// stuck counts the links in a row that continued and brought nothing.
-type stuck struct {
-	links   int
-	limited bool // the limit explains the last one
-}
-
-// note takes in how a link has ended: whether it has brought something.
-func (s *stuck) note(progress bool) {
-	if progress {
-		*s = stuck{}
-		return
-	}
-	s.links++
-}
+// stuck counts the links in a row that continued and brought nothing, because of the limit. What ends a link otherwise begins anew.
+type stuck struct{ links int }
 
 // tooMuch judges whether a source with that limit closes each link that lacks so many bytes. It is nil when it does not. A source's buffers may be filled to nine tenths only.
 func (l bufferLimit) tooMuch(missing int64) *cut {
@@ -48,7 +38,7 @@ func (l bufferLimit) tooMuch(missing int64) *cut {
 
 // raiseForRest lifts the limit for a link that continues, where the last one brought nothing because of it and the operator allows it.
 func (w *watched) raiseForRest(ctx context.Context) error {
-	if !w.RaiseLimits || !w.stuck.limited {
+	if !w.RaiseLimits || w.stuck.links == 0 {
 		return nil
 	}
 	if err := w.limits.raise(ctx); err != nil {
@@ -60,22 +50,31 @@ func (w *watched) raiseForRest(ctx context.Context) error {
 
 // explainStuck finds out whether it was for the limit that a link which continued brought nothing, and ended with err. After three such ends in a row the error is a [Stop].
 func (w *watched) explainStuck(ctx context.Context, err error) error {
-	w.stuck.limited = false
-	if decided(ctx, err) {
-		return err
+	var cut *cut
+	if !decided(ctx, err) && closedThere(err) {
+		cut = w.whyStuck(ctx)
 	}
-	cut := w.whyStuck(ctx)
 	if cut == nil {
+		w.stuck = stuck{}
 		return err
 	}
-	w.stuck.limited = true
-	if w.stuck.links >= maxStuck {
+	if w.stuck.links++; w.stuck.links >= maxStuck {
 		return &Stop{
 			Kind: Decide, Reason: fmt.Sprintf("%s; that was the %s time in a row, and the next would end like it", cut.text, humanize.Ordinal(w.stuck.links)),
 			Hint: cut.hint,
 		}
 	}
 	return fmt.Errorf("%s: %w", cut.text, err)
+}
+
+// closedThere reports whether a link ended because the other side closed it, rather than by silence or by our own disk.
+func closedThere(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // shortly is how soon after a link's end the source's limit is thought of as its reason, where the source cannot go on from there.

@@ -1,7 +1,13 @@
 package replica
 
 import (
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -33,18 +39,22 @@ func TestTooMuchForALink(t *testing.T) {
 	}
 }
 
-// Links count in a row, and one that brings something begins anew.
-func TestStuckLinksInARow(t *testing.T) {
+// Only what the source closes is thought of as closed for its limit: a disk that is full, or silence, is not.
+func TestLinksThatTheSourceCloses(t *testing.T) {
 	t.Parallel()
-	var s stuck
-	for range 2 {
-		s.note(false)
-	}
-	if s.links != 2 {
-		t.Errorf("%d links, want 2", s.links)
-	}
-	s.limited = true
-	if s.note(true); s != (stuck{}) {
-		t.Errorf("after one that has brought something: %+v", s)
+	for name, c := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"closed":          {fmt.Errorf("receive the stream: %w", io.EOF), true},
+		"closed in TLS":   {io.ErrUnexpectedEOF, true},
+		"reset":           {&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, true},
+		"closed on write": {fmt.Errorf("acknowledge: %w", &net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}), true},
+		"a full disk":     {spoolError(&fs.PathError{Op: "write", Err: syscall.ENOSPC}), false},
+		"silence":         {fmt.Errorf("the source sent nothing: %w", os.ErrDeadlineExceeded), false},
+	} {
+		if got := closedThere(c.err); got != c.want {
+			t.Errorf("%s: got %v, want %v", name, got, c.want)
+		}
 	}
 }

@@ -119,14 +119,24 @@ func readNested(in *bufio.Reader, room *int, depth int) (string, error) {
 	return strings.Join(list, "\n"), nil
 }
 
+// readWhole reads a line, which may be longer than in's buffer: a refusal has all that was wrong in it.
+func readWhole(in *bufio.Reader, room *int) (line []byte, err error) {
+	for {
+		piece, err := in.ReadSlice('\n')
+		if *room -= len(piece); *room < 0 {
+			return nil, errors.New("a reply is too long")
+		}
+		if line = append(line, piece...); !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
+		}
+	}
+}
+
 // readPart reads a reply that is no list, or the head of one, with the number of its elements. It takes what it reads from room.
 func readPart(in *bufio.Reader, room *int) (kind byte, text string, n int, err error) {
-	line, err := in.ReadSlice('\n')
+	line, err := readWhole(in, room)
 	if err != nil {
 		return 0, "", 0, err
-	}
-	if *room -= len(line); *room < 0 {
-		return 0, "", 0, errors.New("a reply is too long")
 	}
 	line, whole := bytes.CutSuffix(line, []byte("\r\n"))
 	if !whole || len(line) == 0 {

@@ -115,6 +115,22 @@ func FuzzReadReply(f *testing.F) {
 	})
 }
 
+// A refusal may be longer than the line of a request: it is read whole.
+func TestReadLongRefusal(t *testing.T) {
+	for _, size := range []int{10, maxLine, 20 * maxLine} {
+		text := "ERR " + strings.Repeat("x", size)
+		got, err := readReply(bufio.NewReaderSize(bytes.NewReader(appendReply(nil, false, errors.New(text))), maxLine))
+		var refusal serverError
+		if !errors.As(err, &refusal) || err.Error() != text || got != "" {
+			t.Errorf("a refusal of %d bytes becomes %.40q, %.80v", size, got, err)
+		}
+	}
+	long := append(bytes.Repeat([]byte("-"), maxReply+1), "\r\n"...)
+	if _, err := readReply(bufio.NewReaderSize(bytes.NewReader(long), maxLine)); err == nil || err.Error() != "a reply is too long" {
+		t.Errorf("a refusal beyond the bounds becomes %.80v", err)
+	}
+}
+
 // What a run says of itself is read as it was written, and each field of it is one line of INFO.
 func FuzzReport(f *testing.F) {
 	text, err := json.Marshal(Report{Server: Identity{Name: "m", PID: 3}})

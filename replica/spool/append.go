@@ -48,7 +48,7 @@ func (s *Spool) took(to tail, n int64, at time.Time, err error) error {
 	if to.gone {
 		return ErrDropped
 	}
-	if n > 0 && err == nil && to.kind == kindStream {
+	if n > 0 && to.kind == kindStream { // also of a write in part: its mark is there
 		to.marks.add(to.end()+1, at)
 	}
 	to.size += n

@@ -156,6 +156,33 @@ func TestTimesAfterAKill(t *testing.T) {
 	}
 }
 
+// Of a write that a full disk took in part, the part has the time at which it came, in this process and in the next one.
+func TestTimesAfterAWriteInPart(t *testing.T) {
+	d := newFakeDisk()
+	c := Config{Segment: 1000, Max: 10000}
+	s, err := open(c, d.process(), "boot")
+	must(t, err)
+	must(t, s.BeginStream(idA, 1000))
+	must(t, s.Append(t.Context(), text(0, 10), at))
+	came := at.Add(10 * time.Second)
+	d.failAt = d.ops + 2 // the bytes, behind their mark
+	if err := s.Append(t.Context(), text(10, 10), came); !errors.Is(err, errFault) || s.Contents().End != 1015 {
+		t.Fatalf("%v, and the end is %d; want half of the bytes", err, s.Contents().End)
+	}
+	check := func(when string) {
+		t.Helper()
+		if earliest, latest, ok := s.TimeAt(1015); !ok || came.Before(earliest) || came.After(latest) {
+			t.Errorf("%s the last byte came between %v and %v; want %v", when, earliest, latest, came)
+		}
+	}
+	check("after the fault")
+	must(t, s.Append(t.Context(), text(15, 5), came.Add(5*time.Second)))
+	check("after the rest")
+	s, err = open(c, d.process(), "boot")
+	must(t, err)
+	check("in the next process")
+}
+
 // TestTogether has all sides at work at once, for the race detector: a writer, two readers, one who passes, one who looks.
 func TestTogether(t *testing.T) {
 	for name, dir := range map[string]string{"folder": t.TempDir(), "memory": ""} {
