@@ -35,11 +35,24 @@ func (w *sourceWrites) same(server Endpoint, info map[string]string) error {
 	case !w.primary && info["role"] == rolePrimary:
 		why = fmt.Sprintf("the source %s was a replica when the cutover began and is a primary now", server)
 	default:
-		return nil
+		return failingOver(server, info)
 	}
 	return &Stop{
 		Kind: Failed, Reason: why,
 		Hint: "run redferry cutover again once redferry status says in_sync; where --source names one host, give the one that is the primary now",
+	}
+}
+
+// failingOver is an error when the source is handing its role to a replica of its own, by FAILOVER: it says that it is the primary
+// until the replica has all, and what the replica takes then the target does not get.
+func failingOver(server Endpoint, info map[string]string) error {
+	state := info["master_failover_state"]
+	if state == "" || state == "no-failover" {
+		return nil
+	}
+	return &Stop{
+		Kind: Failed, Reason: fmt.Sprintf("the source %s is being failed over: its master_failover_state is %s", server, state),
+		Hint: "run redferry cutover again once that is over and redferry status says in_sync; FAILOVER ABORT on the source ends it",
 	}
 }
 

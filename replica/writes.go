@@ -72,7 +72,7 @@ func (w *sourceWrites) admit(ctx context.Context, c *Cutover) error {
 			Hint: "ACL SETUSER <user> +info on the source",
 		}
 	}
-	if err := w.current(); err != nil {
+	if err := errors.Join(w.current(), failingOver(w.server, w.info)); err != nil {
 		return err
 	}
 	if err := w.open(ctx, c); err != nil || c.WritesStopped {
