@@ -163,6 +163,12 @@ func (h *Home) Known() string {
 	return strings.TrimSpace(string(text))
 }
 
+// Leads tells whether the migration that was noted goes into this target; true where nothing was noted.
+func (h *Home) Leads(target string) bool {
+	known := h.Known()
+	return known == "" || strings.Contains(known, " to "+target+", begun ")
+}
+
 // Know notes, once, that the migration's checkpoint is in the target.
 func (h *Home) Know(source, target string) error {
 	if h.Known() != "" {

@@ -27,6 +27,7 @@ type Endpoint struct {
 	Password string
 	TLS      *tls.Config // nil without TLS; without a ServerName, each host's own name is verified
 
+	own   *ownConns       // which are noted there; nil where nobody wants to know
 	until context.Context // that its connections end with; nil where they outlive every call, as a run's do
 }
 
@@ -195,11 +196,20 @@ func (e Endpoint) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	conn, err := server.dialOne(ctx)
+	if err == nil && e.own != nil {
+		conn = e.own.track(conn)
+	}
+	return conn, err
+}
+
+// dialOne connects to a single server.
+func (e Endpoint) dialOne(ctx context.Context) (net.Conn, error) {
 	d := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
 	if e.TLS == nil {
-		return d.DialContext(ctx, server.Network, server.Addr)
+		return d.DialContext(ctx, e.Network, e.Addr)
 	}
-	conn, err := (&tls.Dialer{NetDialer: d, Config: e.TLS}).DialContext(ctx, server.Network, server.Addr)
+	conn, err := (&tls.Dialer{NetDialer: d, Config: e.TLS}).DialContext(ctx, e.Network, e.Addr)
 	if op := new(net.OpError); errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &op) { // a server without TLS waits for the end of a line
 		return nil, fmt.Errorf("it does not answer to TLS; rediss:// wants its tls-port: %w", err)
 	}

@@ -46,6 +46,7 @@ var errStopAt = errors.New("stop-at reached")
 // Two loops run side by side, receiving into the spool and applying from it. Each begins anew after any error of its own, and leaves the other alone.
 func Run(ctx context.Context, c RunConfig, sink Sink) error {
 	r := &run{RunConfig: c, sink: sink, whole: ctx, asked: make(chan int64, 1), caughtUp: make(chan struct{}), lost: newLost()}
+	r.Source.own = &ownConns{}
 	r.autoPause = backoff.ExponentialBackOff{InitialInterval: autoAgain, MaxInterval: autoSeldom, Multiplier: 2}
 	r.autoPause.Reset()
 	r.desk = newDesk(func(resume Resume) bool { return serves(r.Spool, resume, r.granted.Load()) })

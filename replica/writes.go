@@ -20,6 +20,7 @@ type sourceWrites struct {
 	src     *source
 	server  Endpoint
 	notes   notes
+	own     *ownConns // to the source
 	info    map[string]string
 	primary bool // it takes writes itself, and does not only pass its own primary's on
 
@@ -55,7 +56,7 @@ func dialWrites(ctx context.Context, source Endpoint, notes notes) (*sourceWrite
 	if err != nil {
 		return nil, err
 	}
-	return &sourceWrites{src: src, server: server, notes: notes, info: info, primary: info["role"] == "master"}, nil
+	return &sourceWrites{src: src, server: server, notes: notes, own: source.own, info: info, primary: info["role"] == "master"}, nil
 }
 
 // close lets go of the source. What is paused runs out by itself.
@@ -186,31 +187,32 @@ func (w *sourceWrites) clients(ctx context.Context, end bool) (there, ended int6
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
 	c := w.src.client
-	if end { // SKIPME spares the connection that this is sent on
-		for _, class := range []string{"normal", "pubsub"} {
-			n, err := c.Do(ctx, c.B().Arbitrary("CLIENT", "KILL", "TYPE", class, "SKIPME", "yes").Build()).AsInt64()
-			if err != nil {
-				return -1, ended
-			}
-			ended += n
+	before, err := w.count(ctx)
+	if err != nil || !end {
+		return before, 0
+	}
+	for _, class := range []string{"normal", "pubsub"} { // SKIPME spares the connection that this is sent on
+		if err := c.Do(ctx, c.B().Arbitrary("CLIENT", "KILL", "TYPE", class, "SKIPME", "yes").Build()).Error(); err != nil {
+			return -1, 0
 		}
 	}
-	list, err := c.Do(ctx, c.B().ClientList().Build()).ToString()
-	if err != nil {
-		return -1, ended
-	}
-	there = -ownConnections
-	for line := range strings.Lines(list) {
-		if isClient(line) {
-			there++
-		}
-	}
-	return max(0, there), ended
+	there, _ = w.count(ctx) // -1 with an error
+	return there, before
 }
 
-// ownConnections is how many connections beside the link a run has to its source: one to ask while it follows the stream, and
-// the cutover's own.
-const ownConnections = 2
+// count counts the source's clients beside ourselves.
+func (w *sourceWrites) count(ctx context.Context) (n int64, err error) {
+	list, err := w.src.client.Do(ctx, w.src.client.B().ClientList().Build()).ToString()
+	if err != nil {
+		return -1, err
+	}
+	for line := range strings.Lines(list) {
+		if isClient(line) && !w.own.has(line) {
+			n++
+		}
+	}
+	return n, nil
+}
 
 // isClient tells a line of CLIENT LIST that is about a client, and not a replica, a primary or a sentinel.
 func isClient(line string) bool {
@@ -412,7 +414,7 @@ func (w *sourceWrites) atOnce(ctx context.Context, steps []rueidis.Completed) er
 
 // forbids makes a Stop of a source's no; other errors pass through.
 func (w *sourceWrites) forbids(err error) error {
-	if !errors.Is(err, errForbidden) {
+	if !errors.Is(err, errForbidden) || AsStop(err) != nil {
 		return err
 	}
 	return &Stop{

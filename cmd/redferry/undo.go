@@ -21,10 +21,16 @@ func (c *cutoverCmd) undo(ctx context.Context, s *streams) error {
 	if !c.Force {
 		had, err := c.undoByRun(ctx, s)
 		if !errors.Is(err, admin.ErrNotRunning) {
-			return c.sayUndone(s, "the source", had, false, err)
+			return c.sayUndone(s, "the source", had, goesOn, err)
 		}
 	}
-	if c.Source == "" {
+	switch {
+	case c.Source == "" && c.Force:
+		return &replica.Stop{
+			Kind: replica.Config, Reason: "--force asks neither a run nor the target, so --undo wants --source",
+			Hint: "redferry cutover --undo --force --source URL",
+		}
+	case c.Source == "":
 		return &replica.Stop{
 			Kind: replica.Config, Reason: "no run of this migration is alive here, so --undo wants --source",
 			Hint: "redferry cutover --undo --source URL --target URL",
@@ -38,9 +44,14 @@ func (c *cutoverCmd) undo(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
+	done, err := replica.CutoverDone(cutoverFile(dir))
+	if err != nil {
+		return err
+	}
+	begun := notBegun(dir)
 	if c.Force {
 		had, err := replica.UndoCutover(ctx, source, cutoverFile(dir), nil)
-		return c.sayUndone(s, source.String(), had, false, err)
+		return c.sayUndone(s, source.String(), had, fate(done, inDoubt), err)
 	}
 	home, err := c.open()
 	if err != nil {
@@ -48,12 +59,7 @@ func (c *cutoverCmd) undo(ctx context.Context, s *streams) error {
 	}
 	defer home.Close()
 	if c.Target == "" {
-		done, err := replica.CutoverDone(cutoverFile(dir))
-		begun := notBegun(dir)
-		switch {
-		case err != nil:
-			return err
-		case begun != nil:
+		if begun != nil {
 			return &replica.Stop{
 				Kind: replica.Config, Reason: "a cutover of this migration was begun and has not come to its end, so --undo wants --target, too: " +
 					"a process elsewhere could still finish it",
@@ -61,7 +67,7 @@ func (c *cutoverCmd) undo(ctx context.Context, s *streams) error {
 			}
 		}
 		had, err := replica.UndoCutover(ctx, source, cutoverFile(dir), nil)
-		return c.sayUndone(s, source.String(), had, done, err)
+		return c.sayUndone(s, source.String(), had, fate(done, stopped), err)
 	}
 	target, err := endpoint("target", c.Target, c.TargetTLS)
 	if err != nil {
@@ -72,8 +78,24 @@ func (c *cutoverCmd) undo(ctx context.Context, s *streams) error {
 		return err
 	}
 	defer u.Close()
+	if (done || begun != nil) && u.Refusal() == "" && (!u.Before.HasRecord || !home.Leads(target.String())) {
+		return c.notThere(target, home)
+	}
 	had, err := replica.UndoCutover(ctx, source, cutoverFile(dir), u)
-	return c.sayUndone(s, source.String(), had, u.Before.Record.Phase == checkpoint.PhaseCompleted, err)
+	return c.sayUndone(s, source.String(), had, fate(u.Before.Record.Phase == checkpoint.PhaseCompleted, stopped), err)
+}
+
+// notThere is the Stop for a target that knows nothing of the cutover which the note here is of: the right one may be the one to
+// write to, or become so.
+func (c *cutoverCmd) notThere(target replica.Endpoint, home *applier.Home) *replica.Stop {
+	hint := "give the target that the migration went into"
+	if known := home.Known(); known != "" {
+		hint += " (" + known + ")"
+	}
+	return &replica.Stop{
+		Kind: replica.Decide, Reason: fmt.Sprintf("the target %s knows of no cutover of migration %q, so it cannot tell whether that has come to its end", target, c.Name),
+		Hint: hint + "; --force opens the source whatever became of the target",
+	}
 }
 
 // undoByRun has the run of this machine do it. The error is admin.ErrNotRunning where there is none.
@@ -101,17 +123,29 @@ func (c *cutoverCmd) undoByRun(ctx context.Context, s *streams) (had bool, err e
 	return text == "1", nil
 }
 
-// sayUndone says what --undo has come to. completed tells that the cutover had come to its end.
-func (c *cutoverCmd) sayUndone(s *streams, source string, had, completed bool, err error) error {
+// What becomes of a migration whose cutover was undone.
+const (
+	goesOn    = "the migration goes on, and `redferry cutover` can be given again"
+	stopped   = "the migration goes on with `redferry run`, and then `redferry cutover` can be given again"
+	inDoubt   = "nobody has asked the target: if `redferry status --target URL` calls the migration completed, what is written here from now on does not come into it"
+	completed = "what is written there from now on does not come into the target of a migration that is completed"
+)
+
+func fate(done bool, otherwise string) string {
+	if done {
+		return completed
+	}
+	return otherwise
+}
+
+// sayUndone says what --undo has come to, and what becomes of the migration.
+func (c *cutoverCmd) sayUndone(s *streams, source string, had bool, fate string, err error) error {
 	if err != nil {
 		return err
 	}
 	text := fmt.Sprintf("%s refuses no writes because of migration %q\n", source, c.Name)
-	switch {
-	case had && completed:
-		text = fmt.Sprintf("%s takes writes again; what is written there from now on does not come into the target of a migration that is completed\n", source)
-	case had:
-		text = fmt.Sprintf("%s takes writes again; the migration goes on, and `redferry cutover` can be given again\n", source)
+	if had {
+		text = fmt.Sprintf("%s takes writes again; %s\n", source, fate)
 	}
 	_, err = fmt.Fprint(s.out, text)
 	return err
