@@ -123,6 +123,43 @@ func TestSessionRetries(t *testing.T) {
 	}
 }
 
+// A round trip that takes too long is waited for like an outage, but the state names the flag: on a slow line a large value takes too long each time.
+func TestSessionNamesTheTimeout(t *testing.T) {
+	c := claim(t)
+	c.Timeout = time.Second
+	if err := c.connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan struct{})
+	var why string
+	c.Status.Observe = func(s replica.State, text string) {
+		if s == replica.Waiting {
+			why = text
+			close(waiting)
+		}
+	}
+	var once sync.Once
+	c.onSession(func(name string, _ [][]byte) redistest.Answer {
+		if name != "EXEC" {
+			return redistest.Forward()
+		}
+		answer := redistest.Forward()
+		once.Do(func() {
+			<-waiting
+			answer = redistest.CutBeforeCommand()
+		})
+		return answer
+	})
+	s := session{a: c.Applier}
+	defer s.close()
+	if _, err := s.run(t.Context(), set("k", "v")); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(why, "--target-timeout") {
+		t.Errorf("it waits because of %q", why)
+	}
+}
+
 // A full target is waited for.
 func TestSessionWaitsForMemory(t *testing.T) {
 	c := claim(t)

@@ -1,9 +1,11 @@
 package applier
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 
 	"github.com/redis/rueidis"
@@ -90,6 +92,9 @@ var errStale = errors.New("the fence is closed: the guarded key is not as this p
 // errBroken is the verdict when the connection failed: what became of the transaction only the checkpoint knows.
 var errBroken = errors.New("the connection broke")
 
+// errNoAnswer says that a connection was given up because a round trip took too long. On a slow line a large value takes too long each time.
+var errNoAnswer = errors.New("a round trip took longer than --target-timeout; a large value on a slow line needs a longer one")
+
 // errOwnRefused says that the target refuses what redferry itself needs.
 var errOwnRefused = errors.New("the target refuses a command that redferry needs")
 
@@ -100,6 +105,9 @@ func (t *transaction) judge(results []rueidis.RedisResult) verdict {
 			var op *net.OpError // its addresses make each message another one
 			if errors.As(err, &op) {
 				err = op.Err
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+				err = errNoAnswer
 			}
 			return verdict{err: fmt.Errorf("%w: %w", errBroken, err)}
 		}

@@ -314,7 +314,7 @@ func (w *sourceWrites) refuse(noting, ctx context.Context, force bool) error {
 func (w *sourceWrites) foreign() *Stop {
 	return &Stop{
 		Kind: Decide, Reason: fmt.Sprintf("the source %s already refuses writes: its %s is %s, as a cutover of another migration leaves it", w.server, minReplicas, manyReplicas),
-		Hint: "if that cutover is to be undone: redferry cutover --undo, with the --name and --target of that migration; " +
+		Hint: "if that cutover is to be undone: redferry cutover --undo --source URL, with the --name and --target of that migration; " +
 			"if nobody knows of it: CONFIG SET " + minReplicas + " 0 and CLIENT UNPAUSE on the source",
 	}
 }

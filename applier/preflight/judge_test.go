@@ -91,10 +91,14 @@ func TestJudging(t *testing.T) {
 		"with other replicas":    {func(f *facts) { f.source.config["repl-backlog-ttl"] = "1"; f.source.info["connected_slaves"] = "1" }, nil},
 		"a short timeout":        {func(f *facts) { f.source.config["repl-timeout"] = "14" }, map[string]string{"repl-timeout": "warn CONFIG SET repl-timeout 60"}},
 		"replicas needed":        {func(f *facts) { f.source.config["min-replicas-to-write"] = "2" }, map[string]string{"min-replicas": "warn CONFIG SET min-replicas-to-write 3"}},
-		"a disk RDB":             {func(f *facts) { f.source.config["repl-diskless-sync"] = "no" }, nil},
-		"BGSAVE fails":           {func(f *facts) { f.source.info["rdb_last_bgsave_status"] = "err" }, map[string]string{"sync-method": "warn BGSAVE"}},
-		"most of the memory":     {func(f *facts) { f.source.info["used_memory_rss"] = "4100000000" }, map[string]string{"fork": "warn 3.8 GiB of its machine's 7.5 GiB"}},
-		"a slow fork":            {func(f *facts) { f.source.info["latest_fork_usec"] = "600000" }, map[string]string{"fork": "warn stopped it for 600ms"}},
+		"refused by another":     {func(f *facts) { f.source.config["min-replicas-to-write"] = "1000000" }, map[string]string{"min-replicas": "warn with the --name and --target of that migration"}},
+		"refused by a cutover half way": {func(f *facts) {
+			f.source.config["min-replicas-to-write"], f.target.found.Record.Refusal = "1000000", "{}"
+		}, map[string]string{"min-replicas": "warn redferry run finishes it"}},
+		"a disk RDB":         {func(f *facts) { f.source.config["repl-diskless-sync"] = "no" }, nil},
+		"BGSAVE fails":       {func(f *facts) { f.source.info["rdb_last_bgsave_status"] = "err" }, map[string]string{"sync-method": "warn BGSAVE"}},
+		"most of the memory": {func(f *facts) { f.source.info["used_memory_rss"] = "4100000000" }, map[string]string{"fork": "warn 3.8 GiB of its machine's 7.5 GiB"}},
+		"a slow fork":        {func(f *facts) { f.source.info["latest_fork_usec"] = "600000" }, map[string]string{"fork": "warn stopped it for 600ms"}},
 		"here, enough": {func(f *facts) {
 			f.source.machine = &machine{available: 1 << 30, overcommit: 0}
 			f.source.info["total_system_memory"] = "1"

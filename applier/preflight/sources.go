@@ -8,6 +8,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"redferry/applier/checkpoint"
 	"redferry/replica"
 )
 
@@ -193,11 +194,17 @@ func minReplicas(f *facts) verdict {
 	switch {
 	case !ok:
 		return v
+	case n == replica.RefusingReplicas && f.target.found.Record.Refusal != "":
+		const found, undo = "min-replicas-to-write is %d: %s has made the source refuse writes", "redferry cutover --undo --source URL --target URL opens the source"
+		if f.target.found.Record.Phase == checkpoint.PhaseCompleted {
+			return verdict{Warn, fmt.Sprintf(found, n, "the cutover of this migration"), "nobody can write to the source, which is what a cutover leaves", undo}
+		}
+		return verdict{Warn, fmt.Sprintf(found, n, "a cutover of this migration that has not come to its end"), "nobody can write to the source", "redferry run finishes it; or " + undo}
 	case n == replica.RefusingReplicas:
 		return verdict{
 			Warn, fmt.Sprintf("min-replicas-to-write is %d: a cutover of another migration has made the source refuse writes", n),
 			"nobody can write to the source, and a cutover of this migration would be refused",
-			"redferry cutover --undo with the --name and --target of that migration; or CONFIG SET min-replicas-to-write 0 and CLIENT UNPAUSE on the source",
+			"redferry cutover --undo --source URL, with the --name and --target of that migration; or CONFIG SET min-replicas-to-write 0 and CLIENT UNPAUSE on the source",
 		}
 	case n > 0:
 		return verdict{Warn, fmt.Sprintf("min-replicas-to-write is %d", n), why, "CONFIG SET min-replicas-to-write " + strconv.FormatInt(n+1, 10) + " on the source, while redferry is connected"}
