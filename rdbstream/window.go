@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"io"
-	"runtime"
+	"runtime/debug"
 )
 
 const (
@@ -15,6 +15,8 @@ const (
 	growBy    = 7
 	// pieceSize is that of the pieces in which a value of unknown length is captured: no two copies of it are needed while it grows.
 	pieceSize = 8 << 20
+	// giveBack is after how many of them memory is given back.
+	giveBack = 4
 	// spillRead is read at once into the spill; it stays in the CPU's cache for the CRC.
 	spillRead = 256 << 10
 	// maxLength bounds lengths and counts: no RDB is that large, and sums of a few of them do not overflow.
@@ -64,18 +66,22 @@ func (w *window) captured() []byte {
 	return w.spill
 }
 
-// join puts the pieces together, with room for what is in the window.
+// join puts the pieces together, with room for what is in the window. Their memory is given back on
+// the way, so that there are never two copies of all.
 func (w *window) join() {
 	if len(w.full) == 0 {
 		return
 	}
 	whole := make([]byte, 0, w.at()+dumpFooter)
-	for _, piece := range w.full {
+	for i, piece := range w.full {
 		whole = append(whole, piece...)
+		w.full[i] = nil
+		if i%giveBack == giveBack-1 {
+			debug.FreeOSMemory()
+		}
 	}
 	w.spill = append(whole, w.spill...)
 	w.full, w.inFull = nil, 0
-	runtime.GC() // left to itself the collector waits until as much again is in use
 }
 
 // grow makes room for n more bytes in the spill, and for what [Reader.TakeDump] appends to it. It
