@@ -206,9 +206,6 @@ const (
 	lineRate   = 64 << 20 // bytes a second that each of the two batches under way should fill of a long line
 )
 
-// giant is the size of a batch from which on nothing else is read until it is written.
-const giant = 16 << 20
-
 func newQueue() *queue {
 	return &queue{
 		filled: make(chan struct{}, 1), full: make(chan struct{}, 1), taken: make(chan struct{}, 1), asked: make(chan struct{}, 1),
@@ -233,7 +230,7 @@ func (q *queue) put(ctx context.Context, f func(b *batch) error) error {
 	}
 	err := f(q.cur)
 	size := q.cur.size()
-	q.giant = q.giant || size >= giant
+	q.giant = q.giant || size >= replica.Giant
 	full, wait := size >= q.limit, q.giant && err == nil
 	q.mu.Unlock()
 	wake(q.filled)
@@ -322,7 +319,7 @@ func (q *queue) swap() *batch {
 func (q *queue) through(b *batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if b.size() >= giant {
+	if b.size() >= replica.Giant {
 		q.giant = false
 		wake(q.taken)
 	}

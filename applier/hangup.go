@@ -4,14 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/redis/rueidis"
+
+	"redferry/replica"
 )
 
 // A target may close the connection on a command instead of refusing it: one that is longer than its client-query-buffer-limit, or takes more memory than its
@@ -31,15 +31,7 @@ const (
 
 // hungUp tells whether a transaction ended because the other side closed the connection, rather than by silence.
 func hungUp(err error) bool {
-	if !errors.Is(err, errBroken) {
-		return false
-	}
-	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
-		if errors.Is(err, end) {
-			return true
-		}
-	}
-	return false
+	return errors.Is(err, errBroken) && replica.ClosedByPeer(err)
 }
 
 // hangUps counts in how many tries in a row one and the same server process closed the connection. The zero value has counted none.

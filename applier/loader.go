@@ -160,14 +160,14 @@ func (l *loader) add(ctx context.Context, e *rdbstream.Entry) error {
 	if int64(size) > l.a.target.maxBulk {
 		return l.tooLong(ctx, b, int64(size))
 	}
-	end := progress{scan: l.r.State(), db: l.db}
-	switch {
-	case size >= giant:
-		return l.flushGiant(ctx, end)
-	case b.giant != nil || len(b.bytes) >= loadBytes || len(b.keys) >= loadKeys:
-		return l.flush(ctx, end)
+	if b.giant == nil && len(b.bytes) < loadBytes && len(b.keys) < loadKeys {
+		return nil
 	}
-	return nil
+	end := progress{scan: l.r.State(), db: l.db} // not for each key: it brings the CRC up to here
+	if size >= replica.Giant {
+		return l.flushGiant(ctx, end)
+	}
+	return l.flush(ctx, end)
 }
 
 // flushGiant hands over a batch that ends with something giant, and waits until it is in the target,
@@ -183,7 +183,7 @@ func (l *loader) flushGiant(ctx context.Context, end progress) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	runtime.GC() // left to itself the collector waits until as much again is in use
+	runtime.GC()
 	return nil
 }
 
@@ -292,14 +292,14 @@ func (l *loader) writeKeys(ctx context.Context, s *session, b *keyBatch, keys []
 // hungUpOn deals with key i, which was sent alone and on which the target hung up. out tells that it is left out; else it is to be sent again.
 func (l *loader) hungUpOn(ctx context.Context, s *session, b *keyBatch, i int, end *hungUpError) (out bool, err error) {
 	h := heavy{what: "it"}
-	command := b.command(i, &l.a.target)
-	for _, arg := range command {
+	restore := b.build(rueidis.Builder{}, i, &l.a.target)
+	for _, arg := range restore.Commands() {
 		h.add(len(arg))
 	}
 	large := l.a.tooLarge(ctx, s.conn, h, end)
 	switch {
 	case large != nil:
-		return true, l.refuse(ctx, b.keys[i].db, command, b.keys[i].offset, b.describe(i), large)
+		return true, l.refuse(ctx, b.keys[i].db, b.command(i, &l.a.target), b.keys[i].offset, b.describe(i), large)
 	case h.bytes < largeWrite:
 		s.patience = 0 // it is not the key
 	default:

@@ -43,7 +43,7 @@ func TestQueuePutsOneGiantAtATime(t *testing.T) {
 				defer cancel()
 				q := newQueue()
 				put := make(chan error, 1)
-				go func() { put <- putUnit(ctx, q, unitOf(1, giant)) }()
+				go func() { put <- putUnit(ctx, q, unitOf(1, replica.Giant)) }()
 				b := q.take(t.Context(), nil)
 				if b == nil || len(b.units) != 1 {
 					t.Fatalf("took %+v, want the unit", b)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"syscall"
 )
 
 // Kind says what an operator has to do about an error that ends a run. The command line turns it into the exit code.
@@ -72,4 +74,14 @@ func causeOf(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// ClosedByPeer reports whether a connection ended because the other side closed it, rather than by silence or by a fault here.
+func ClosedByPeer(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }

@@ -29,10 +29,6 @@ type Stream struct {
 // keepUnit is the size of a unit, in bytes, up to which its memory is kept for the next.
 const keepUnit = 256 << 10
 
-// collectUnit is the size of a unit, in bytes, from which on its memory is collected before the next
-// is read. Left to itself the collector waits until as much again is in use.
-const collectUnit = 32 << 20
-
 // NewStream reads the stream that begins behind from. br needs a buffer that most commands fit into.
 func NewStream(br *bufio.Reader, from Position) *Stream { return &Stream{br: br, at: from} }
 
@@ -116,7 +112,7 @@ func (s *Stream) release() {
 	if s.taken > keepUnit {
 		s.text, s.args, s.cmds = arena[byte]{}, arena[[]byte]{}, nil
 	}
-	if s.taken > collectUnit {
+	if s.taken >= Giant {
 		runtime.GC()
 	}
 	s.text.reset()

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -51,7 +49,7 @@ func (w *watched) raiseForRest(ctx context.Context) error {
 // explainStuck finds out whether it was for the limit that a link which continued brought nothing, and ended with err. After three such ends in a row the error is a [Stop].
 func (w *watched) explainStuck(ctx context.Context, err error) error {
 	var cut *cut
-	if !decided(ctx, err) && closedThere(err) {
+	if !decided(ctx, err) && ClosedByPeer(err) {
 		cut = w.whyStuck(ctx)
 	}
 	if cut == nil {
@@ -65,16 +63,6 @@ func (w *watched) explainStuck(ctx context.Context, err error) error {
 		}
 	}
 	return fmt.Errorf("%s: %w", cut.text, err)
-}
-
-// closedThere reports whether a link ended because the other side closed it, rather than by silence or by our own disk.
-func closedThere(err error) bool {
-	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
-		if errors.Is(err, end) {
-			return true
-		}
-	}
-	return false
 }
 
 // shortly is how soon after a link's end the source's limit is thought of as its reason, where the source cannot go on from there.

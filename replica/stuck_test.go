@@ -53,7 +53,7 @@ func TestLinksThatTheSourceCloses(t *testing.T) {
 		"a full disk":     {spoolError(&fs.PathError{Op: "write", Err: syscall.ENOSPC}), false},
 		"silence":         {fmt.Errorf("the source sent nothing: %w", os.ErrDeadlineExceeded), false},
 	} {
-		if got := closedThere(c.err); got != c.want {
+		if got := ClosedByPeer(c.err); got != c.want {
 			t.Errorf("%s: got %v, want %v", name, got, c.want)
 		}
 	}

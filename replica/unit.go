@@ -1,5 +1,10 @@
 package replica
 
+// Giant is the size of a value or a unit, in bytes, from which on it is alone in memory: nothing behind
+// it is read until it is applied, and then its memory is collected. Left to itself the collector waits
+// until as much again is in use.
+const Giant = 16 << 20
+
 // Unit is what is applied as a whole or not at all: one command, or one whole MULTI…EXEC. A position between two units is safe to resume
 // from; one inside a unit does not exist for a sink.
 //

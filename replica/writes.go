@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,7 +74,7 @@ func (w *sourceWrites) admit(ctx context.Context, c *Cutover) error {
 			Hint: "ACL SETUSER <user> +info on the source",
 		}
 	}
-	if err := errors.Join(w.current(), failingOver(w.server, w.info)); err != nil {
+	if err := cmp.Or(w.current(), failingOver(w.server, w.info)); err != nil {
 		return err
 	}
 	if err := w.open(ctx, c); err != nil || c.WritesStopped {
